@@ -182,7 +182,7 @@ def test_the_usual_contrast_is_ours_on_the_same_pixels(load):
 
 
 class Halves:
-    """Images of 64 x 64, a dark class on the left and a bright one on the right, each time parted elsewhere."""
+    """Images of 64 x 64, dark class left, bright class right, each divided elsewhere."""
 
     classes, channels = range(2), 3
 
@@ -235,7 +235,7 @@ def test_crops_of_the_plain_loop_keep_image_and_label_together(load):
 
 @pytest.fixture
 def against(load, monkeypatch):
-    """against_plain.py with trainings that only note their settings, and of which smaller rates give better masks."""
+    """against_plain.py with trainings that only record settings; small rates give better masks."""
     bench = load("against_plain")
     bench.started = []
 
@@ -301,7 +301,7 @@ def test_the_plain_loop_is_tuned_first_and_the_same_command_does_only_what_is_mi
     assert "no difference between featherseg and plain is shown" in printed
     assert "two looks" not in printed
 
-    # Its settings were chosen on the validation images; CamVid's are a clip between training images, so on others
+    # Its settings were chosen on the validation images; CamVid's are between training images
     tuned = [
         (row["trained_on"], row["scored_on"]) for row in rows if row not in last and row not in ours
     ]
@@ -546,7 +546,7 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
     ]
     assert all("train.steps=9" in command for command in started)
 
-    # Teachers and untaught runs of test are those of against_ultralytics.py; a teacher that is gone is trained again
+    # Teachers and untaught runs of test are against_ultralytics.py's; missing ones are trained
     assert run("logits", split="test", seeds=[2]) == [trains, looks, taught]
     rows = [json.loads(line) for line in table.read_text().splitlines()]
     assert [row["side"] for row in rows if row["scored_on"] == "test"] == [student]
@@ -596,8 +596,8 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
     )
     assert f"{student}, 1 min, logits by {teacher} of 1 min less untaught: " in printed
     assert (
-        f"{student} from scratch ({plain.recipe_digest(student)[:6]}), logits by {teacher} of 1 min, "
-        in printed
+        f"{student} from scratch ({plain.recipe_digest(student)[:6]}), "
+        f"logits by {teacher} of 1 min, " in printed
     )
 
 
@@ -607,7 +607,7 @@ def test_a_row_of_the_table_of_fit_goes_from_rung_to_rung_until_it_gains_no_more
     table, calls = load("fit_table"), []
 
     class Runs:
-        """Its score comes near 50 % by half with every 200 steps; of more than `last` steps it is killed."""
+        """Its score halves its distance to 50 % every 200 steps; over `last` steps it is killed."""
 
         last = 10_000
 
@@ -758,7 +758,7 @@ def test_a_pace_of_the_table_of_fit_is_that_of_a_step_and_of_the_validation(
 
 
 def fit_rows(ends, digest, seeds=(0, 1)):
-    """Rows of the table of fit and latencies: candidates that come near their ends by half every 120 seconds."""
+    """Return rows and latencies of candidates that halve the distance to their ends every 120 s."""
     models = (
         "frm-lite0-half-light-w32",
         "frm-lite0-half-light",
@@ -826,7 +826,7 @@ def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(
     assert len(rows) == 2 * 2 * regret.LIMITS * len(regret.SHARES)
     assert min(row[way] for row in rows for way in ways) >= -1e-9
 
-    # All keep the last limit: the last has the most MACs, which is 5 points below the best where the middle is best
+    # All keep the last limit: the last has most MACs, 5 points below the best if the middle is best
     half = {
         row["dataset"]: row
         for row in rows
@@ -859,7 +859,7 @@ def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(
     assert regret.most_parameters([wide, slim], seconds, None)[0] is slim
     assert regret.most_macs([slim, wide], seconds, None)[0] is wide
 
-    # An order that is learnt is that of the scores, whatever the datasets' levels, also where one was not recorded
+    # A learned order is that of the scores for any dataset level, also if one score is missing
     learnt = regret.learnt_from(
         {k: v[1:] if k == ("larger is better", 0) else v for k, v in found.items()}
     )
@@ -879,15 +879,15 @@ def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(
     regret.main()
     told = capsys.readouterr().out
     assert (
-        "frm-lite2-light at 1 on middle is best with seed 1 still gained 0.6 points in its last fifth of 960 s"
-        in told
+        "frm-lite2-light at 1 on middle is best with seed 1 still gained 0.6 points "
+        "in its last fifth of 960 s" in told
     )
     assert "with seed 7 still" not in told
     assert "larger is better: judged with the margin 0, chosen on middle is best" in told
     assert "most MACs less fit: +" in told
     assert (
-        "learnt from all of them: frm-lite2-light at 1, frm-lite0-half-light at 1, frm-lite0-light at 1"
-        in told
+        "learnt from all of them: frm-lite2-light at 1, frm-lite0-half-light at 1, "
+        "frm-lite0-light at 1" in told
     )
 
     # Timed again elsewhere: the last latency of each counts, of one device
@@ -998,7 +998,8 @@ def test_a_side_that_ends_by_the_clock_and_lost_its_core_is_trained_again(agains
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins no process")
 def test_a_side_runs_on_one_core_with_all_that_it_starts(load, tmp_path):
     bench, core = load("against_plain"), max(os.sched_getaffinity(0))
-    code = "import os; print(os.sched_getaffinity(0), os.environ['OMP_NUM_THREADS'], os.environ['FEATHERSEG_CACHE'])"
+    code = "import os; print(os.sched_getaffinity(0), os.environ['OMP_NUM_THREADS'], "
+    code += "os.environ['FEATHERSEG_CACHE'])"
     with ThreadPoolExecutor(1, initializer=lambda: bench.cores.pin(core)) as pool:
         pool.submit(bench.start, tmp_path, "-c", code).result()
         assert (tmp_path / "log.txt").read_text().split() == [f"{{{core}}}", "1", "off"]

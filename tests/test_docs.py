@@ -1,4 +1,4 @@
-"""What the documents say is true: commands parse, the quick ones run, examples work, links lead somewhere.
+"""The documents are true: commands parse, quick ones run, examples work, links have targets.
 
 All commands on one's own data are run in tests/e2e/test_documents.py.
 """
@@ -53,7 +53,7 @@ def commands(program: str) -> list[list[str]]:
 
 
 def is_command(line: list[str]) -> bool:
-    """A verb alone is a mention of it, unless it takes nothing; `featherseg --version` names no verb."""
+    """Return whether a line is a command: a verb alone is a mention unless it takes no argument."""
     return line in (["models"], ["doctor"], ["demo"]) or (
         len(line) > 1 and not line[0].startswith("-")
     )
@@ -129,7 +129,7 @@ def test_the_readme_s_python_lines_work(yard, capsys):
 
 
 def test_the_readme_s_command_prints_what_stands_there(tmp_path, monkeypatch, capfd):
-    """On the drawn scene at the lower right of its strip; shares to a tenth of a point, as processors round."""
+    """On the synthetic scene at the lower right of its strip; shares to a tenth of a point."""
     monkeypatch.chdir(tmp_path)
     Image.fromarray(open_dataset("shapes", "test")[7].image).save("photo.jpg", quality=95)
     (block,) = blocks(ROOT / "README.md", "console")

@@ -1,4 +1,4 @@
-"""What a verb leaves behind in a new HOME and TMPDIR, and whom it calls: SECURITY.md says where, and nobody."""
+"""What a verb leaves in a new HOME and TMPDIR (SECURITY.md says where), and no calls of anybody."""
 
 import sys
 from pathlib import Path
@@ -29,7 +29,8 @@ DOCUMENTED = {
 """Pattern of what may be left -> the words of SECURITY.md about it."""
 
 SET = (
-    "--set model.pretrained=false --set data.workers=0 --set augment.crop=[64,96] --set train.epochs=1 "
+    "--set model.pretrained=false --set data.workers=0 --set augment.crop=[64,96] "
+    "--set train.epochs=1 "
     "--set train.batch_size=4 --data yard"
 )
 TRAIN = f"frm-lite0 --set model.name=tiny {SET} -o run"

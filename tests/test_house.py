@@ -78,7 +78,8 @@ def test_help_answers_in_half_a_second():
 
 def test_layers_hold():
     # in a process of its own: it switches off the loggers that are there
-    command = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    command = "import sys; from importlinter.cli import lint_imports; "
+    command += "sys.exit(lint_imports(no_cache=True))"
     done = subprocess.run(
         [sys.executable, "-c", command], cwd=ROOT, capture_output=True, encoding="utf-8"
     )
@@ -102,7 +103,7 @@ def test_nothing_prints_outside_the_command_line():
 
 
 def mode_of(call: ast.Call) -> str:
-    """Of a file that is opened: by open, os.fdopen, Path.open or gzip.open; "b" of any other call."""
+    """Return the mode of a call of open, os.fdopen, Path.open or gzip.open; "b" for others."""
     *_, module, function = ("", *ast.unparse(call.func).rsplit(".", 1))
     if function not in ("open", "fdopen"):
         return "b"
@@ -134,7 +135,8 @@ def test_the_mode_of_a_file_is_seen():
     assert {code: mode_of(ast.parse(code, mode="eval").body) for code in modes} == modes
 
 
-def test_text_is_read_and_written_in_a_named_encoding():  # what Windows takes by itself is not UTF-8
+# Windows' default encoding is not UTF-8.
+def test_text_is_read_and_written_in_a_named_encoding():
     for path in [*SOURCES, *(ROOT / "scripts").glob("*.py")]:
         for call in (
             node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
@@ -147,7 +149,8 @@ def test_text_is_read_and_written_in_a_named_encoding():  # what Windows takes b
             assert not text or "encoding" in named, f"{path}:{call.lineno}"
 
 
-def test_no_test_stops_the_clock_of_all():  # a service that serves other tests would sleep by it, for hours
+# A service that serves other tests would sleep by the stopped clock, for hours.
+def test_no_test_stops_the_clock_of_all():
     stopped = re.compile(r"""setattr\([\w.]*\btime, "|setattr\("[\w.]*\btime\.""")
     assert stopped.search('monkeypatch.setattr(session.time, "monotonic", clock)')
     assert stopped.search('monkeypatch.setattr("featherseg.fitting.fit.time.monotonic", clock)')
@@ -156,7 +159,8 @@ def test_no_test_stops_the_clock_of_all():  # a service that serves other tests 
     assert [path for path in files if stopped.search(path.read_text(encoding="utf-8"))] == []
 
 
-def test_no_images_but_drawn_ones_enter_the_repository():  # those of datasets are under terms of their own
+# Images of datasets are under terms of their own.
+def test_no_images_but_drawn_ones_enter_the_repository():
     if not (ROOT / ".git").exists() or not shutil.which("git"):
         pytest.skip("not a checkout of git, or git is not here")
     listed = subprocess.run(

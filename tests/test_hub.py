@@ -406,7 +406,7 @@ def test_teachers_on_the_hub_keep_their_address():
 
 @pytest.mark.slow
 def test_push_and_predict_from_the_command_line(hub, run, tmp_path):
-    """As a user does it: HF_ENDPOINT and a token in the environment, then without a connection from the cache."""
+    """As a user does it: HF_ENDPOINT and a token are set, then offline from the cache."""
     Image.new("RGB", (96, 64), (90, 140, 60)).save(tmp_path / "photo.png")
     environment = os.environ | {
         "HF_ENDPOINT": hub.address,

@@ -1,4 +1,4 @@
-"""What is published beside the wheel: the Dockerfile's rules, the workflow, the release's own checks."""
+"""What is published beside the wheel: the Dockerfile's rules, the workflow, release checks."""
 
 import json
 import os

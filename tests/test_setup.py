@@ -1,4 +1,4 @@
-"""`make setup`: which Python .venv is made with and when anew, and where torch is taken from. Nothing is installed."""
+"""`make setup`: the Python of .venv, when it is made anew, torch's source; installs nothing."""
 
 import importlib.util
 import os
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 PYTHON = """#!/bin/sh
-# A stand-in for Python NAME: answers what setup.sh asks, makes a .venv that is a copy of itself, installs nothing.
+# A stand-in for Python NAME: answers setup.sh, makes a .venv that is a copy of itself.
 case "$*" in
     *sys.base_prefix*) echo "NAME in /opt/NAME" ;;
     *version_info*) exit USELESS ;;
@@ -27,7 +27,7 @@ esac
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A folder with setup.sh, the files it looks at, and Pythons 3.11.2 and 3.13.0 that are stand-ins."""
+    """A folder with setup.sh, the files it reads, and stand-ins for Pythons 3.11.2 and 3.13.0."""
     if os.name != "posix":
         pytest.skip("make and bash are not here")
     for name in (
@@ -77,8 +77,8 @@ def test_an_environment_of_another_python_is_made_anew(checkout):
     code, told = run_setup(checkout, PYTHON="./python3.11.2")
     assert code == 0
     assert (
-        ".venv is of Python 3.13.0 in /opt/3.13.0 and is made anew with Python 3.11.2 in /opt/3.11.2"
-        in told
+        ".venv is of Python 3.13.0 in /opt/3.13.0 "
+        "and is made anew with Python 3.11.2 in /opt/3.11.2" in told
     )
     assert installations(checkout) == 2
     assert run_setup(checkout, PYTHON="./python3.11.2") == (0, "")

@@ -1,4 +1,4 @@
-"""The documents as a site: every link leads to a page and a heading, before it is built and in what is built."""
+"""The documents as a site: every link has a page and heading, in the source and as built."""
 
 import functools
 import html

@@ -1,4 +1,4 @@
-"""What a user of pip gets: the wheel is built from the files of the repository, installed bare, and used elsewhere."""
+"""What a user of pip gets: the wheel of the repository, installed alone and used elsewhere."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ BUILD = ["-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "--no-
 
 
 def build(folder: Path, compiler: str | None) -> tuple[Path, str]:
-    """The wheel of a copy of the repository, built by `compiler` (default: the system's); and what pip -v said."""
+    """Build a wheel of a copy of the repository by `compiler` (default: the system's); and log."""
     pytest.importorskip("setuptools")
     source = folder / "source"
     for name in ("src", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):

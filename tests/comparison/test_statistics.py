@@ -12,7 +12,7 @@ STARTS, ROUNDS = 5, 4
 def noisy_times(
     rng: np.random.Generator, factors: tuple[float, ...], luck: float = 0.03
 ) -> list[np.ndarray]:
-    """Return (S, R) times of each on a drifting machine with noise by process and pass, and outliers."""
+    """Return (S, R) times of each on a drifting machine, noisy by process and pass."""
     shape = (STARTS, ROUNDS)
     drift = np.cumsum(0.2 * rng.normal(size=STARTS * ROUNDS)).reshape(shape)
     found = []

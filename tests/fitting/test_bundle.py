@@ -1,4 +1,4 @@
-"""A bundle for another device: its script's masks are Predictor's, and what comes back is checked."""
+"""A bundle for another device: its script gives Predictor's masks, and its answer is checked."""
 
 import ast
 import json
@@ -48,7 +48,7 @@ SCRIPT = Path(bundle.__file__).parent / "bundle_files" / "measure.py"
 
 
 def script_at(path):
-    """The names of measure.py, whose timing engine is featherseg's: in a bundle a copy lies beside it."""
+    """Return names of measure.py with featherseg's timing engine; bundles have a copy beside it."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(sys.modules, "latency", engine)
         patched.setattr(sys, "path", list(sys.path))
@@ -256,7 +256,7 @@ def test_a_candidate_that_fails_is_told_and_the_others_go_on_and_are_kept(
 
 @pytest.fixture
 def device(tmp_path):
-    """measure.py for two candidates that take no time: threads -> (exit status, numbers of the measured ones)."""
+    """measure.py for two instant candidates: threads -> (exit status, numbers of the measured)."""
     row = {"model": NAME, "format": "onnx", "input_size": SIZE, "files": ["a.onnx"]}
     unpack(tmp_path, [row | {"scale": 0.5}, row | {"scale": 1.0}])
     script = script_at(tmp_path / "measure.py")
@@ -553,7 +553,8 @@ def test_confirm_certifies_nothing_of_a_fit_that_was_timed_here_or_of_images_of_
     for other, message in (
         (
             {"bundle": None},
-            r"timed on the machine that trained it: there is no measure\.zip to confirm\. .* --measure",
+            r"timed on the machine that trained it: "
+            r"there is no measure\.zip to confirm\. .* --measure",
         ),
         (
             {"image_size": [720, 1280]},
@@ -610,8 +611,8 @@ def test_the_page_tells_how_to_check_on_the_device_and_what_it_said(fitted, late
     confirm(run, latency(answer))
     page = " ".join((run / "fit.html").read_text().split())
     assert (
-        "measured on a board, 4 cores, Linux, 2 threads: 12.1 ms and 90 MiB there, which keeps the limit"
-        in page
+        "measured on a board, 4 cores, Linux, 2 threads: "
+        "12.1 ms and 90 MiB there, which keeps the limit" in page
     )
     assert "--confirm" not in page
 
@@ -688,7 +689,8 @@ def test_a_device_without_torch_measures_all_three_formats(tmp_path):
     if pip.returncode:
         pytest.skip(f"no packages for a second environment: {pip.stderr.strip().splitlines()[-1:]}")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    absent = "import importlib.util as u, sys; sys.exit(any(u.find_spec(n) for n in ('torch', 'featherseg')))"
+    absent = "import importlib.util as u, sys; "
+    absent += "sys.exit(any(u.find_spec(n) for n in ('torch', 'featherseg')))"
     subprocess.run([python, "-c", absent], check=True, env=environment)
 
     done = run_script(folder, python=python, environment=environment)

@@ -1,4 +1,4 @@
-"""A fit ends with its hours, however slow its machine gets; what the clock decided is in its plan."""
+"""A fit ends with its hours on any slow machine, and its plan records what the clock decided."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from featherseg.fitting.trials import Segment
 
 
 def last_step(clock, times, paused=0.0):
-    """The step after which a training must stop whose steps end at these times; None: it need not."""
+    """Return the step after which a training with these step ends must stop, or None."""
     return next((n for n, now in enumerate(times, 1) if clock.is_last(n, now, paused)), None)
 
 
@@ -59,7 +59,7 @@ def test_the_trials_of_a_rung_share_its_time():
 
 
 def fit(machine, plan, out):
-    """The trainings and the delivery of a plan; -> (who won, its last training, the share of the hours)."""
+    """Run a plan's trainings and delivery; return (winner, its last training, share of hours)."""
     machine.plan, job = plan, FitJob(out, 0.0, machine.workers, Silent())
     state = screen(FitState(plan, machine.records()), job)
     state = train(state, state.ranking[0], job, Silent())

@@ -166,7 +166,7 @@ def test_a_fit_whose_last_candidates_fail_is_refused(fit_again, tmp_path, monkey
 
 @pytest.mark.parametrize(("slower", "rungs"), [(1.0, 2), (1.1, 2), (1.6, 1)])
 def test_a_rung_that_would_starve_the_last_one_is_not_begun(slower, rungs, tmp_path, monkeypatch):
-    # FAST and SLOW as if they were four: an hour in steps of 0.1 and 0.2 s, a quarter of it for each of two rungs
+    # FAST and SLOW as if four: an hour of 0.1 and 0.2 s steps, a quarter of it for each rung
     plan = replace(fit_plan(rungs=((4000, 2), (8000, 1)), final=17000, hours=1.0), ending=0.0)
     pace = {FAST.model: 0.1 * slower, SLOW.model: 0.2 * slower}
     now, reached = [0.0], dict.fromkeys(pace, 0)
@@ -225,7 +225,7 @@ def test_a_rung_that_has_begun_is_ended_however_little_time_is_left(
 def test_fewer_steps_than_were_planned_before_take_the_place_of_what_was_not_reached(
     tmp_path, monkeypatch
 ):
-    """A last training that was killed, behind which a slow machine had less time than was thought."""
+    """A last training was killed after a slow machine had left it less time than planned."""
     monkeypatch.setattr(last_training, "time", SimpleNamespace(monotonic=lambda: 1000.0))
     kept = train_on(fit_plan(), tmp_path)
     (first,) = kept.finals
@@ -258,7 +258,7 @@ def test_a_last_training_that_was_begun_is_carried_out_to_the_letter(tmp_path):
 def test_the_last_one_gets_the_steps_of_the_pace_that_it_has_alone(
     tmp_path, monkeypatch, shares, steps
 ):
-    """998 s are left behind step 4: 499 steps by the pace of the rungs, 24 of which take 0.5 s each without others."""
+    """998 s remain after step 4: 499 steps at the rungs' pace, 24 of them take 0.5 s alone."""
     plan = replace(fit_plan(hours=1000 / 3600), ending=0.0)
     slow = replace(SLOW, step_seconds=2.0)
     plan = replace(plan, schedule=replace(plan.schedule, candidates=(slow, FAST)))
@@ -294,7 +294,8 @@ def test_very_few_steps_are_told(tmp_path, steps, told):
     heard, plan = Silent(), replace(fit_plan(), finals=(FinalTraining(SLOW.name, 1.0, steps, 0),))
     train_on(plan, tmp_path, said=heard)
     assert [text for text in heard.messages if "very few" in text] == [
-        f"it has {text}, which is very few: give it more --hours, or go on with --resume and more of them"
+        f"it has {text}, which is very few: "
+        "give it more --hours, or go on with --resume and more of them"
         for text in told
     ]
 
@@ -316,9 +317,9 @@ def test_more_hours_are_appended_to_the_plan_and_carried_out_in_turn(tmp_path, m
 
 @pytest.fixture
 def fit_again(tmp_path, monkeypatch):
-    """Goes on with the fit in a folder, of which nothing is trained and some cannot be delivered; -> who is.
+    """Resume the fit in a folder without trainings, and return the delivered candidate.
 
-    failing: who, and its milliseconds over the limit, None where it has no file.
+    failing: {candidate: milliseconds over the limit, or None if it has no file}.
     """
 
     @contextmanager
@@ -499,8 +500,8 @@ def test_one_that_was_not_delivered_is_told_by_its_last_training(tmp_path):
     # The page says where its weights are
     page = fit_html(facts() | {"candidates": rows}, {}, tried.schedule)
     assert (
-        "has 70.00 % on the validation images and was not delivered: 21.0 ms. Before it was trained it took"
-        in page
+        "has 70.00 % on the validation images and was not delivered: 21.0 ms. "
+        "Before it was trained it took" in page
     )
     assert "trials/frm-lite0-light-1-to-10 is a run" in page
     assert "it could not be delivered" not in fit_html(facts(), {}, tried.schedule)

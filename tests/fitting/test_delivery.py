@@ -37,7 +37,7 @@ LOOK = {"data": "yard", "split": "test", "inference": "whole", "images": 6, "mio
 
 @pytest.fixture
 def delivered(tmp_path, monkeypatch):
-    """Delivers the last training of FAST, of 10 steps, into a folder in which another was delivered before."""
+    """Deliver FAST's last training, of 10 steps, into a folder with another delivery."""
     yard, out = write_yard(tmp_path / "yard", splits=SPLITS), tmp_path / "out"
     final, test = final_folder(out, FAST, 10), open_dataset(str(yard), "test")
     final.mkdir(parents=True)
@@ -254,8 +254,8 @@ def test_the_page_tells_that_the_hours_ended_the_training(delivered):
     assert [found.facts[key] for key in ("steps", "decay_steps", "steps_planned")] == [10, 2, 14]
     page = " ".join(found.page.read_text().split())
     assert (
-        "fell in the last 2 of its 10 steps. The hours ended its training there: 14 steps were planned."
-        in page
+        "fell in the last 2 of its 10 steps. "
+        "The hours ended its training there: 14 steps were planned." in page
     )
 
 

@@ -38,7 +38,7 @@ def test_offers_are_models_of_the_catalogue_at_scales_the_cheapest_first():
     assert {offer.scale for offer in offers((40, 40))} == {2.0}
 
 
-def test_the_order_in_which_models_are_guessed_is_that_of_the_table_and_tiny_images_are_enlarged_first():
+def test_models_are_guessed_in_table_order_and_tiny_images_are_enlarged_first():
     here = [name for name in MODELS if has_weights(name)] or list(MODELS)
     assert [one.model for one in in_line(offers((1080, 1920)), (1080, 1920))] == here
     side = math.isqrt(TINY)
@@ -64,10 +64,10 @@ def test_a_candidate_is_trained_at_its_scale_at_a_constant_rate():
 def measured(
     monkeypatch, speed, max_ms, hours=100.0, pace=1.0, broken=(), wrong=1.7, power=1.0, alone=()
 ):
-    """Timings that are taken where a multiply-accumulate takes `speed`, a timing `pace` seconds; -> them, all.
+    """Return candidates timed by `speed` a multiply-accumulate and `pace` s a timing, and all.
 
-    power: of the scale, by which these times rise beside the multiply-accumulates'. alone: those beside which the time
-    is too short for another.
+    power: exponent of the scale in these times beside the multiply-accumulates'. alone: candidates
+    after which the time is too short for another.
     """
     now = [0.0]
     monkeypatch.setattr(feasible, "time", SimpleNamespace(monotonic=lambda: now[0]))
@@ -119,7 +119,7 @@ def test_none_is_timed_beside_a_best_guess_that_trains_alone(monkeypatch):
     best = in_line(choice, (100, 100))[0].name
     assert [t.name for t in measured(monkeypatch, speed, 1000.0, alone=names)[0]] == [best]
     assert len(measured(monkeypatch, speed, 1000.0, alone=names - {best})[0]) == MOST
-    # Where the first ones are over the limit and the cheapest keeps it, a better guess that may keep it is still timed
+    # If the first are over the limit and the cheapest is not, a better guess is still timed
     found, truth = measured(monkeypatch, speed, 10.0, wrong=0.1, alone=names)
     within = [one for one in choice if truth[one.name] <= (1 - SPARE) * 10.0]
     assert not found[0].keeps(10.0, 50, None)

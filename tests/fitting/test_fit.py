@@ -65,8 +65,8 @@ def test_a_tenth_of_train_becomes_val_and_test_where_there_are_none(tmp_path):
     write_yard(tmp_path / "yard", splits="train = 1.0")
     parts, said = find_splits(str(tmp_path / "yard"), None, tmp_path)
     assert (
-        "has no val and test images with masks: 3 images of train became val and 3 images of train became test"
-        in said[0]
+        "has no val and test images with masks: "
+        "3 images of train became val and 3 images of train became test" in said[0]
     )
     root = tmp_path / "yard"
     keys = [set(open_dataset(parts.name, split, root).keys) for split in ("train", "val", "test")]
@@ -140,7 +140,10 @@ def test_images_to_judge_by_that_would_be_trained_on_are_refused_before_anything
     monkeypatch.setattr(beginning, "time_offers", None)
     mend = "`featherseg check DATA --fix OUT`"
     if splits != SPLITS:
-        mend = rf"(is|are) cut from train: write train = .* test = 0\.\d+ into \[splits\] of .* first; then {mend}"
+        mend = (
+            r"(is|are) cut from train: write train = .* test = 0\.\d+ into \[splits\] of .* "
+            f"first; then {mend}"
+        )
     with pytest.raises(
         DataError, match=rf"images of .*yard.* would be trained on as well.*: \d+x \(there .*{mend}"
     ):
@@ -155,14 +158,16 @@ def test_images_to_judge_by_that_would_be_trained_on_are_refused_before_anything
             "a",
             "b",
             "b",
-            r"10 images of .* test would be chosen by as well.*: 010x, 011x, .*`featherseg check DATA --fix",
+            r"10 images of .* test would be chosen by as well.*: 010x, 011x, "
+            ".*`featherseg check DATA --fix",
         ),
         ("a", "b", "c+b", r"10 images of .* test would be chosen by as well"),
         (
             "a",
             "b+a",
             "c",
-            r"10 images of .* val would be trained on as well.*: 000x, .*`featherseg check DATA --fix OUT`",
+            r"10 images of .* val would be trained on as well.*: 000x, "
+            ".*`featherseg check DATA --fix OUT`",
         ),
     ],
 )
@@ -210,7 +215,8 @@ def test_a_split_without_a_labelled_pixel_is_refused_before_anything_is_timed(
     Image.fromarray(np.full((64, 96), 255, np.uint8)).save(
         tmp_path / "yard" / "masks" / f"{first}.png"
     )
-    said = rf" {split} has no labelled pixel: in all of its {len(others) + 1} masks .* in \[map\], or name other images"
+    said = rf" {split} has no labelled pixel: in all of its {len(others) + 1} masks .* "
+    said += r"in \[map\], or name other images"
     with pytest.raises(DataError, match=said):
         featherseg.fit(toml, 20.0, out=tmp_path / "out", hours=1.0)
     assert not (tmp_path / "out").exists()
@@ -297,8 +303,8 @@ def test_models_that_are_left_out_for_want_of_weights_are_named(tmp_path, monkey
     begin(fit_plan(max_ms=20.0).config, measured, tmp_path, heard)
     told = next(text for text in heard.messages if text.startswith("left out"))
     assert (
-        "frm-mobilenet-v2-light, frm-lite2-light, frm-lite2-half-light; how to get them: featherseg weights"
-        in told
+        "frm-mobilenet-v2-light, frm-lite2-light, frm-lite2-half-light; "
+        "how to get them: featherseg weights" in told
     )
 
 
@@ -623,7 +629,7 @@ def test_another_limit_is_chosen_for_from_what_was_trained():
     assert [row["model"] for row in choose_again(facts(), 10)] == ["frm-lite0-half-light"]
     assert choose_again(facts(), 1) == []
 
-    # By fit's rules: with a tenth to spare, within the memory, the faster one of those that are level
+    # By fit's rules: a tenth spare, within the memory, the faster of those that are level
     assert [row["model"] for row in choose_again(facts(), 16)] == ["frm-lite0-half-light"]
     assert choose_again(facts() | {"max_mib": 299}, 50) == []
     level = facts()
@@ -706,7 +712,8 @@ def test_who_took_too_long_at_the_delivery_is_there_for_a_higher_limit(
         main()
     assert ended.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
-    line = f"20.5 ms, validation mIoU 90.00 % (selected on these images), trained for 60 s, {reason} frm"
+    line = "20.5 ms, validation mIoU 90.00 % (selected on these images), "
+    line += f"trained for 60 s, {reason} frm"
     assert f"frm-lite2-light at 1: {line}" in said
     assert said.endswith(
         f"{tmp_path / 'trials/frm-lite2-light-1-to-900'}, trained to its end, without a file"
@@ -755,7 +762,8 @@ def test_values_of_another_kind_are_refused(tmp_path, words, said):
 def test_show_imports_nothing_heavy(tmp_path):
     (tmp_path / "fit.json").write_text(json.dumps(facts()))
     words = ["fit", "--show", "--max-ms", "10", "--out", str(tmp_path)]
-    command = f"import sys; from featherseg.cli import main; sys.argv = {['featherseg', *words]!r}\ntry: main()\n"
+    command = "import sys; from featherseg.cli import main; "
+    command += f"sys.argv = {['featherseg', *words]!r}\ntry: main()\n"
     command += "finally: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -850,8 +858,8 @@ def test_the_page_of_one_candidate_draws_no_single_dot_and_tells_what_more_hours
     page = " ".join(fit_html(told, {SLOW.name: [(10, 0.6)]}, plan).split())
     assert "<svg" not in page
     assert (
-        "One candidate was trained, frm-lite0-light at 1: mIoU 60.0 % on the validation images at 15.0 ms"
-        in page
+        "One candidate was trained, frm-lite0-light at 1: "
+        "mIoU 60.0 % on the validation images at 15.0 ms" in page
     )
     assert "featherseg fit --resume --hours HOURS --out RUN" in page
     assert (
@@ -944,7 +952,8 @@ def test_images_too_small_are_refused_as_such_a_size_is_unless_larger_ones_are_p
         with Image.open(path) as whole:
             small = whole.resize((31, 20), Image.Resampling.NEAREST)
         small.save(path)
-    message = r"a typical image of .* is 20x31: expected \(height, width\), each from 32 pixels on, .* Enlarge them, or"
+    message = r"a typical image of .* is 20x31: expected \(height, width\), "
+    message += "each from 32 pixels on, .* Enlarge them, or"
     with pytest.raises(ConfigError, match=message):
         featherseg.fit(data, 20.0, out=tmp_path / "out", hours=0.1)
     with pytest.raises(ConfigError, match=message):

@@ -85,7 +85,7 @@ def test_a_plan_fits_into_its_time_and_half_of_it_is_the_last_one_s(seed):
     price = {one.name: one.step_seconds for one in schedule.candidates}
     assert len(schedule.candidates) <= min(MOST, len(steps))
     for winner in price:
-        # Whoever is dropped, the winner stays: the time of all segments that are trained, the dearest others
+        # The winner stays whoever is dropped: the time of all trained segments, dearest others
         spent, before, left = 0.0, dict.fromkeys(price, 0), list(price)
         for rung, keep in schedule.rungs:
             spent += sum((rung[name] - before[name]) * price[name] for name in left)
@@ -173,7 +173,7 @@ def test_none_is_compared_where_the_last_one_would_have_too_few_steps():
         before = schedule.rungs[-1].steps["model-8 at 1"] if schedule.rungs else 0
         assert schedule.final["model-8 at 1"] - before >= FINAL_STEPS
 
-    # Who is too slow for that comes first: it gets all of the time. Behind the others it is only left out
+    # Too slow candidates: the first gets all of the time, others are skipped
     assert (
         len(
             make_schedule([*ORDERED[:3], candidate(8, step=2.01)], 2 * FINAL_STEPS * 2.0).candidates

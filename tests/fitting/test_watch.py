@@ -1,4 +1,4 @@
-"""The latency of a candidate while it trains: when it is taken, and what it says of a file for smaller images."""
+"""A candidate's latency during training: when it is measured, and what it says of smaller files."""
 
 import itertools
 from dataclasses import replace
@@ -15,7 +15,7 @@ from featherseg.fitting.watch import Watch, watching_seconds
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The time, of which a step takes one second and a timing six; timings taken as (when, which model)."""
+    """A clock with steps of 1 s and timings of 6 s, and the timings made: (when, model)."""
     now, taken = [1000.0], []
 
     def take(self):

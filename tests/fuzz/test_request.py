@@ -1,4 +1,4 @@
-"""Requests as no browser sends them: an answer or a refusal in the one form, never a 500, and the service goes on."""
+"""Requests that no browser sends: an answer or a formatted refusal, never a 500 or a stop."""
 
 import asyncio
 import json
@@ -193,9 +193,9 @@ def ask(
     pieces: list[bytes],
     gone: bool = False,
 ) -> tuple[int, dict, bytes]:
-    """(status, headers, body) of one request, given to the application without a parser of HTTP before it.
+    """Return (status, headers, body) of a request given to the application without HTTP parsing.
 
-    gone: the client leaves after its last piece. Status 0: nothing was answered.
+    gone: the client leaves after its last piece. Status 0: no answer.
     """
     names = {name for name, _ in headers}
     own = [

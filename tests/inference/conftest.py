@@ -53,7 +53,7 @@ def classes():
 
 @pytest.fixture
 def make_runtime():
-    """make_runtime(stride=..., kernel=..., divisor=..., channels=...) -> TorchRuntime of a PoolModel."""
+    """make_runtime(stride=, kernel=, divisor=, channels=) -> TorchRuntime of a PoolModel."""
     return lambda **options: TorchRuntime(model(**options), CLASSES, device="cpu")
 
 

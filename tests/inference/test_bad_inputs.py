@@ -1,4 +1,4 @@
-"""Whatever a program hands to a Predictor: the right mask, or a sentence; never a crash, a hang or another mask."""
+"""A Predictor on any argument: the right mask or a message; no crash, hang or other mask."""
 
 import io
 import os
@@ -211,7 +211,7 @@ def test_a_name_too_long_a_pipe_and_a_folder_are_refused_without_waiting(predict
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("pixels", [GREY, RGB], ids=["grey", "colour"])
 def test_a_turned_tiff_is_upright_from_a_file(tmp_path, orientation, pixels):
-    """Pillow 13.0 maps a raw grey TIFF into memory by its upright size, and so scrambles one that lies on its side."""
+    """Pillow 13.0 maps raw grey TIFFs by their upright size, which scrambles rotated ones."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / "phone.tif"

@@ -1,4 +1,4 @@
-"""What workers do to their shares, without a cluster: the same bytes, once in effect, whoever is killed when."""
+"""Workers' shares without a cluster: same bytes, effective once, whoever is killed when."""
 
 import dataclasses
 import hashlib

@@ -11,7 +11,7 @@ KINDS = (nn.Conv2d, nn.BatchNorm2d)
 
 
 class Small(nn.Module):
-    """A model of 1x1 convolutions and norms of one channel; `wire(self, x)` says how they are connected."""
+    """1x1 convolutions and norms of one channel, connected by `wire(self, x)`."""
 
     mean = (0.0,)
 

@@ -1,4 +1,4 @@
-"""Drawing: values stay indices, colours are the classes', names from strangers do no harm, any size works."""
+"""Drawing: index values, class colours, harmless names from strangers, any size."""
 
 from io import BytesIO
 

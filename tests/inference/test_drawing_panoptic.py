@@ -1,4 +1,4 @@
-"""Overlays of panoptic segmentations: instances are told apart, names from strangers do no harm, any size works."""
+"""Panoptic overlays: distinct instances, harmless names from strangers, any size."""
 
 from itertools import pairwise
 

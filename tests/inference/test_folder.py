@@ -1,4 +1,4 @@
-"""`featherseg.predict(..., out=FOLDER)`: the files of `featherseg predict`, without the command line."""
+"""`featherseg.predict(..., out=FOLDER)` writes the files of `featherseg predict`."""
 
 import os
 
@@ -42,7 +42,7 @@ def test_a_folder_is_written_and_what_cannot_be_read_is_told(photos, tmp_path):
 
 
 def test_images_that_a_file_of_one_size_does_not_take_are_left_out(tmp_path):
-    """Turned ones, and large ones, of which it is asked first whether the memory holds another beside them."""
+    """Rotated images, and large ones, for which the memory is checked first."""
     for name, size in (("a", (40, 48)), ("b", (48, 40)), ("c", (40, 48)), ("d", (1000, 1100))):
         Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / f"{name}.png")
     found = featherseg.predict(ChannelsFile(fixed_size=(40, 48)), tmp_path, out=tmp_path / "out")
@@ -85,7 +85,7 @@ def test_an_image_that_has_changed_since_is_predicted_anew(photos, tmp_path):
 
 
 def test_images_that_go_through_the_model_together_do_so_again(tmp_path):
-    """In other groups a pixel may fall to another class: the arithmetic of a batch depends on its size."""
+    """Other groups may change a pixel's class, because a batch's arithmetic depends on its size."""
     photos, out, runtime = tmp_path / "photos", tmp_path / "out", pixel_runtime()
     photos.mkdir()
     for number in range(5):

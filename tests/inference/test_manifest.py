@@ -1,4 +1,4 @@
-"""What is still to be predicted, and the lines of predictions.jsonl: held against plain Python over lists."""
+"""The rest to predict, and the lines of predictions.jsonl, against plain Python over lists."""
 
 import json
 from pathlib import Path
@@ -98,7 +98,7 @@ def test_of_a_spoiled_manifest_only_whole_records_count():
 
 @pytest.mark.slow
 def test_of_ten_million_names_this_process_holds_none(tmp_path):
-    """The listing, the plan, every share and every line, for 10^5 names and for 10^7 (issue: at most 300 MB more)."""
+    """List, plan, shares and lines for 10^5 and 10^7 names (issue: at most 300 MB more)."""
     process, grown = psutil.Process(), []
     for count in (10**5, 10**7):
         folder = tmp_path / str(count)

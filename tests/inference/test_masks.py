@@ -1,4 +1,4 @@
-"""Whatever the settings, the scores are those of `to_image` on the whole image, averaged as the settings say."""
+"""With any settings the scores are those of `to_image` on the full image, averaged as set."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -94,7 +94,7 @@ def test_windows_do_not_matter_to_a_model_that_sees_single_pixels(make_runtime, 
 
 
 def test_a_pixel_is_blended_by_its_place_in_each_window(image):
-    """Two windows with an answer of their own each: the blend goes over from one to the other, without a step."""
+    """Two windows with different answers: the blend changes from one to the other smoothly."""
 
     class ByOrder:
         classes, mean, std, device = ("a", "b"), (0.0,) * 3, (1.0,) * 3, torch.device("cpu")
@@ -245,7 +245,8 @@ def test_a_mapping_changes_what_it_names_and_a_slip_gets_a_sentence():
         ({"window": (8, 64)}, "window = 8x64: expected at least 32x32"),
         (
             "flip",
-            "inference = 'flip': expected a mapping with some of the keys window, overlap, scales, ",
+            "inference = 'flip': "
+            "expected a mapping with some of the keys window, overlap, scales, ",
         ),
     ):
         with pytest.raises(ConfigError) as raised:

@@ -100,7 +100,8 @@ classes = tuple(ClassInfo(f"c{i}", (i, i, i)) for i in range(19))
 runtime = TorchRuntime(models.build("frm-lite0", 19), classes, device="cpu")
 result = Predictor(runtime, memory_gb=float(sys.argv[1]))(np.zeros((3000, 4000, 3), dtype=np.uint8))
 result.overlay(legend=True)
-print(1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]), result.how)
+peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]
+print(1024 * int(peak), result.how)
 """
 
 

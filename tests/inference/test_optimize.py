@@ -1,4 +1,4 @@
-"""The optimised model gives what the plain one gives, at every size, for every model of the catalogue."""
+"""The optimised model agrees with the plain one at every size, for every catalogue model."""
 
 import copy
 

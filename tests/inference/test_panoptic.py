@@ -1,4 +1,4 @@
-"""The merge against a loop from its definition, true targets, degenerate scenes; its memory at full size."""
+"""The merge against a loop by definition, true targets, degenerate scenes; memory at full size."""
 
 import tracemalloc
 
@@ -44,7 +44,7 @@ def assert_valid(found, mask):
 
 
 def loop(mask, centers, offsets, settings):
-    """Pixel by pixel -> (H, W) of what a pixel belongs to: ("thing", centre, class), ("stuff", class) or None."""
+    """Return each pixel's owner (H, W): ("thing", centre, class), ("stuff", class) or None."""
     height, width = mask.shape
     reach = settings.kernel // 2
     peaks = []
@@ -107,7 +107,7 @@ def test_it_is_what_the_definition_says_pixel_by_pixel(seed, settings, chunk, mo
 
 
 def random_scene(seed, size=(200, 240), objects=40):
-    """Discs and rectangles over stuff, each with its id, centres at least 4 pixels apart; some void."""
+    """Return discs and rectangles with ids over stuff, centres 4 pixels or more apart, and void."""
     rng = np.random.default_rng(seed)
     label = (
         rng.choice([0, 2, 4], size=(4, 4))

@@ -1,4 +1,4 @@
-"""panoptic.json of a folder that several commands predict into: it lists the images of all of them."""
+"""panoptic.json of a folder that several commands predict into lists the images of all."""
 
 import json
 from dataclasses import replace

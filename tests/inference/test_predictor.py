@@ -1,4 +1,4 @@
-"""The Predictor: one answer whatever form an image comes in, lists and iterators, results that draw and save."""
+"""The Predictor: one answer for any input form, lists, iterators, results that draw and save."""
 
 import io
 import re
@@ -257,7 +257,8 @@ def test_scales_come_on_top_of_the_longest_side():
 def test_a_file_of_one_size_needs_memory_for_all_of_it_and_no_more(panoptic):
     runtime = ChannelsFile(fixed_size=(1000, 1200), peak_bytes_per_pixel=1000.0, panoptic=panoptic)
     own = PROCESS_BYTES / 1e9
-    needed = r"too little for an image of 1000x1200 .* at least (\d+\.\d) GB .*, or export the model for smaller images"
+    needed = r"too little for an image of 1000x1200 .* at least (\d+\.\d) GB .*, "
+    needed += "or export the model for smaller images"
     with pytest.raises(ConfigError, match=needed) as found:
         Predictor(runtime, memory_gb=own + 0.6).plan((1000, 1200))
     gigabytes = float(re.search(needed, str(found.value))[1])

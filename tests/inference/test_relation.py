@@ -1,4 +1,4 @@
-"""The fused relation gives what the plain one gives, and is the plain one where a kernel cannot be."""
+"""The fused relation agrees with the plain one, and is the plain one without a kernel."""
 
 import copy
 

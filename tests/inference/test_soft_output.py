@@ -1,4 +1,4 @@
-"""How sure a model is: probabilities that agree with the mask in every pixel, as arrays and as files."""
+"""Model confidence: probabilities agree with the mask at every pixel, as arrays and as files."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Every code that this machine can run takes its turn: numpy, and the extension in each instruction set."""
+"""Run every code of this machine in turn: numpy, and the extension per instruction set."""
 
 import pytest
 

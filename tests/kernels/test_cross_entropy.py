@@ -1,4 +1,4 @@
-"""Upsampling with cross-entropy against its definition in float64, whichever code runs; the same bits by every one."""
+"""Upsampling with cross-entropy against its float64 definition; every code gives the same bits."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ sides, label_sides = st.integers(1, 20), st.integers(1, 45)
 def definition(
     logits, labels, weights=None, smoothing=0.0, align=False, reduction="mean", upstream=None
 ):
-    """(loss, gradient) in float64: -sum_k target_k w_k log p_k of every pixel that counts, and what follows from it."""
+    """Return (loss, gradient) in float64 of -sum_k target_k w_k log p_k over pixels that count."""
     x, labels = logits.detach().double().numpy(), labels.long().numpy()
     classes = x.shape[1]
     weights = np.ones(classes) if weights is None else weights.double().numpy()
@@ -60,16 +60,18 @@ def found(logits, labels, upstream=None, **options):
 
 
 def assert_defined(result, expected, scale=1.0):
-    """Within rounding of the largest, a slope being a difference of two shares; scale: of the logits."""
+    """Compare within rounding of the largest value; slopes are differences; scale: of logits."""
     for value, right in zip(result, expected, strict=True):
         allowed = 2e-6 * scale * max(np.abs(right).max(), 0.2)
         np.testing.assert_allclose(value.double().numpy(), right, rtol=0, atol=allowed)
 
 
 @many
-@given(h=sides, w=sides, height=label_sides, width=label_sides, classes=st.integers(1, 20), batch=st.integers(1, 2),
+@given(h=sides, w=sides, height=label_sides, width=label_sides,
+       classes=st.integers(1, 20), batch=st.integers(1, 2),
        ignored=st.sampled_from([0.0, 0.3, 0.97, 1.0]), smoothing=st.sampled_from([0.0, 0.1, 1.0]),
-       weighted=st.booleans(), align=st.booleans(), reduction=st.sampled_from(["mean", "sum", "none"]),
+       weighted=st.booleans(), align=st.booleans(),
+       reduction=st.sampled_from(["mean", "sum", "none"]),
        scale=st.sampled_from([1.0, 30.0]), seed=st.integers(0, 99))  # fmt: skip
 def test_loss_and_gradient_are_those_of_the_definition_at_any_size(
     every_code,
@@ -141,9 +143,10 @@ def test_float64_is_differentiated_exactly(reduction, align):
 
 @pytest.mark.parametrize("far", [1e2, 1e4, 1e30])
 def test_logits_far_apart_are_exact(code, far):
-    """Between neighbours that are sure of different classes no class is near the greatest of either."""
+    """Between neighbours sure of different classes, no class is near the maximum of either."""
     logits = torch.zeros(1, 40, 4, 6)
-    logits[0, torch.randint(0, 40, (4, 6), generator=torch.Generator().manual_seed(1)), torch.arange(4)[:, None],
+    classes = torch.randint(0, 40, (4, 6), generator=torch.Generator().manual_seed(1))
+    logits[0, classes, torch.arange(4)[:, None],
            torch.arange(6)] = far  # fmt: skip
     _, labels = scene(1, 40, label_size=(32, 48))
     assert_defined(found(logits, labels), definition(logits, labels))

@@ -1,4 +1,4 @@
-"""The compiled extension: chosen by the processor, left aside on request, deaf to what does not fit; its threads."""
+"""The extension: chosen by processor, disabled on request, refuses bad arguments; its threads."""
 
 import os
 import subprocess
@@ -315,7 +315,7 @@ def test_the_extension_writes_no_losses_that_are_read_only(extension, name):
 
 
 def depthwise_arguments() -> dict[str, object]:
-    """A kernel of 3x3 with stride 2 over a map of 5x6, three channels; the lines of the second image."""
+    """Return arguments for 3x3, stride 2, a map of 5x6, 3 channels; lines of the second image."""
     return {
         "x": np.zeros((2, 5, 6, 3), np.float32),
         "pull": np.zeros((2, 3, 3, 3), np.float32),

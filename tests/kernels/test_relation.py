@@ -18,7 +18,7 @@ COMPOSABILITIES = ["dot", "difference"]
 
 
 def by_loop(query, key, value, prior, composability) -> np.ndarray:
-    """The equation of the docstring, pixel by pixel, head by head, cell by cell: (B, C, 2h, 2w) float64."""
+    """Loop over pixels, heads and cells of the docstring's equation: (B, C, 2h, 2w) float64."""
     query, key, value, prior = (x.double().numpy() for x in (query, key, value, prior))
     heads, window = len(prior), round(prior.shape[2] ** 0.5)
     depth, value_depth = key.shape[1] // heads, value.shape[1] // heads
@@ -46,7 +46,8 @@ def assert_near(found: torch.Tensor, expected: np.ndarray) -> None:
 
 
 @many
-@given(height=sides, width=sides, batch=st.integers(1, 2), heads=st.integers(1, 3), depth=st.integers(1, 3),
+@given(height=sides, width=sides, batch=st.integers(1, 2), heads=st.integers(1, 3),
+       depth=st.integers(1, 3),
        value_depth=st.integers(1, 3), window=st.sampled_from(relation.WINDOWS),
        composability=st.sampled_from(COMPOSABILITIES), seed=st.integers(0, 99))  # fmt: skip
 def test_the_context_is_that_of_the_definition_at_any_size(every_code, composability, **options):
@@ -100,7 +101,7 @@ def test_the_layout_in_memory_does_not_matter(code, view):
 
 
 def test_weights_are_exponentials_to_the_last_bits(code):
-    """Images of two cells, 0 and 1, whose logits are 0 and x: the first pixel gathers the second one's weight."""
+    """Images of two cells, 0 and 1, logits 0 and x: the first pixel gathers cell 1's weight."""
     x = torch.linspace(-0.7, 0, 301)
     key, value = torch.zeros(301, 1, 1, 2), torch.tensor([0.0, 1.0]).expand(301, 1, 1, 2)
     key[:, 0, 0, 1] = x

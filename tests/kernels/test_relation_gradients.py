@@ -1,4 +1,4 @@
-"""The gradients of what pixels gather from windows of cells, against torch's of the definition in float64."""
+"""Gradients of gathering from windows of cells, against torch's of the float64 definition."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Upsampling with argmax: the class of bilinear interpolation by its definition, in float64, whichever code runs."""
+"""Upsampling with argmax: the class of float64 bilinear interpolation, by every code."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,8 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @many
-@given(h=sides, w=sides, height=sides, width=sides, classes=st.integers(1, 6), batch=st.integers(1, 2),
+@given(h=sides, w=sides, height=sides, width=sides,
+       classes=st.integers(1, 6), batch=st.integers(1, 2),
        align=st.booleans(), seed=st.integers(0, 99))  # fmt: skip
 def test_classes_are_those_of_the_definition_at_any_size(
     every_code, h, w, height, width, classes, batch, align, seed

@@ -23,7 +23,7 @@ def image_map(*size):
 
 @torch.no_grad()
 def loops(layer, x, *, kv_pool=2, gamma=True, residual=True, scale=False):
-    """Eq. 2-3 of the FRM paper, position by position, for one image (C, h, w); with DNL's additions where asked."""
+    """Loop over positions of the FRM paper's Eq. 2-3 for (C, h, w), with DNL's options."""
     channels, height, width = x.shape
     p = kv_pool
     pooled = torch.stack(

@@ -17,7 +17,7 @@ from featherseg.layers.conv import (
 
 
 def same_convolution(x, weight, stride):
-    """TensorFlow's "same" convolution of one channel, from its documentation, position by position."""
+    """TensorFlow's "same" convolution of one channel by its documentation, in a loop."""
     kernel = weight.shape[-1]
     rows, columns = (math.ceil(n / stride) for n in x.shape)
     above, left = (
@@ -50,7 +50,8 @@ def test_same_padding_gives_tensorflows_positions(size, kernel):
 
 
 @pytest.mark.parametrize(("kernel", "stride", "dilation", "bias"), [
-    (3, 1, 1, False), (3, 2, 1, False), (5, 1, 1, False), (5, 2, 1, False), (5, 1, 1, True), (7, 1, 3, True),
+    (3, 1, 1, False), (3, 2, 1, False), (5, 1, 1, False), (5, 2, 1, False), (5, 1, 1, True),
+    (7, 1, 3, True),
 ])  # fmt: skip
 def test_mixed_precision_depthwise_has_the_gradients_of_full_precision(
     kernel, stride, dilation, bias

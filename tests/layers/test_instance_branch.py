@@ -1,4 +1,4 @@
-"""The instance branch: its cost is the specification's, it is what its description says, any size fits."""
+"""The instance branch: the specification's cost, its description, any size."""
 
 import numpy as np
 import onnxruntime

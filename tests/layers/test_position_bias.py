@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def by_first_appearance(side, stride):
-    """The authors' numbering: an offset gets the next number when a scan of queries and keys meets it first."""
+    """Number offsets like the authors: in the order that a scan of queries and keys meets them."""
     queries = list(itertools.product(range(math.ceil(side / stride)), repeat=2))
     numbers, rows = {}, []
     for q in queries:

@@ -1,4 +1,4 @@
-"""What is learned from teachers, against torch's own KLDivLoss and against loops over places and classes."""
+"""Losses from teachers, against torch's KLDivLoss and loops over places and classes."""
 
 import math
 from typing import NamedTuple

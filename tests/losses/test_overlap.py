@@ -39,7 +39,7 @@ def dice(found, k):
 
 
 def lovasz(found, k):
-    """The Lovasz extension of Delta(set of errors) = |errors| / |truth and errors|, as defined: sums of differences."""
+    """The Lovasz extension of Delta(errors) = |errors| / |truth and errors|: summed differences."""
     errors = [abs((true == k) - p[k]) for p, true in found]
     truth = {i for i, (_, true) in enumerate(found) if true == k}
     total, made, before = 0.0, set(), 0.0

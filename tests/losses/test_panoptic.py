@@ -1,4 +1,4 @@
-"""The panoptic loss against loops in float64; what does not count costs nothing; it can always be differentiated."""
+"""The panoptic loss against float64 loops; ignored parts cost nothing; it is differentiable."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ class Targets(NamedTuple):
 
 
 def scene(size=(8, 12), stride=4, padded=None, dtype=torch.float64):
-    """Two images: what a network with three classes gives, labels with void, targets with every kind of weight."""
+    """Return outputs of three classes, labels with void, targets of all weights, for two images."""
     torch.manual_seed(0)
     padded = padded or size
     h, w = padded[0] // stride, padded[1] // stride

@@ -1,4 +1,4 @@
-"""The losses of several processes are those of one with all images, whatever the shares of ignored pixels."""
+"""Losses of several processes equal those of one with all images, for any ignored shares."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Held against loops over the definition, the authors' key lists, and figures measured on their code."""
+"""Against loops over the definition, the authors' key lists, and figures measured on their code."""
 
 import copy
 
@@ -44,7 +44,7 @@ COUNTS = {  # at 512 x 512, 150 classes: macs, conv-bn
     "cgrseg-b6": (8_589_358_080, 7_713_635_840),
     "cgrseg-l": (16_120_375_296, 14_975_967_744),
 }
-"""Of the authors' networks, run and counted; as printed, T, B and L have 9.4, 18.1, 35.7 M and 4.0, 7.6, 14.9 G."""
+"""Counted on the authors' networks; printed: T, B, L 9.4, 18.1, 35.7 M and 4.0, 7.6, 14.9 G."""
 
 KEY_SETS = {"cgrseg-t": "t", "cgrseg-b": "b5", "cgrseg-b6": "b", "cgrseg-l": "l"}
 
@@ -261,7 +261,7 @@ def copied(model):
 
 
 def averaged(model):
-    """As training keeps its weight average: a copy of the tensors, loaded into a network that ran before."""
+    """Copy the tensors as the EMA does, and load them into a network that ran before."""
     fresh = light().eval()
     fresh(torch.zeros(1, 3, 64, 64))
     fresh.load_state_dict(
@@ -325,9 +325,12 @@ def test_a_file_with_another_number_of_modules_is_refused_with_a_sentence(name, 
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda s: s.pop("decode_head.SIM.1.fuse2.conv.weight"), r"missing: decoder\.fuse\.1\.gate\.0\.weight"),
-    (lambda s: s.update({"decode_head.extra.weight": torch.zeros(1)}), r"unexpected: decode_head\.extra\.weight"),
-    (lambda s: s.update({"decode_head.meta.0.gamma": torch.zeros(3)}), r"reconstruct\.0\.scale\.weight: found \(3,\)"),
+    (lambda s: s.pop("decode_head.SIM.1.fuse2.conv.weight"),
+     r"missing: decoder\.fuse\.1\.gate\.0\.weight"),
+    (lambda s: s.update({"decode_head.extra.weight": torch.zeros(1)}),
+     r"unexpected: decode_head\.extra\.weight"),
+    (lambda s: s.update({"decode_head.meta.0.gamma": torch.zeros(3)}),
+     r"reconstruct\.0\.scale\.weight: found \(3,\)"),
 ])  # fmt: skip
 def test_a_key_that_does_not_fit_is_refused(change, message):
     state = numbered("cgrseg_t")
@@ -337,7 +340,8 @@ def test_a_key_that_does_not_fit_is_refused(change, message):
 
 
 @pytest.mark.parametrize("options", [
-    {"axial": "mul"}, {"axial": "none"}, {"band": 0}, {"band": 5}, {"local_kernel": 0}, {"local_kernel": 5},
+    {"axial": "mul"}, {"axial": "none"}, {"band": 0}, {"band": 5}, {"local_kernel": 0},
+    {"local_kernel": 5},
     {"context": False}, {"reconstruction": False}, {"prototype_head": False}, {"repeats": 1},
     {"context": False, "reconstruction": False, "prototype_head": False},
 ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""Held against the authors' network (tests/golden), counts measured on it, and the paper's figure of a stage."""
+"""Against the authors' network (tests/golden), its measured counts, and the paper's figures."""
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ from featherseg.exporters.parity import perturb
 from featherseg.models.ddrnet import VARIANTS, BilateralStage, DDRNet, DDRNetConfig
 
 SWAPPED = {"aux": "main", "main": "aux"}
-"""The reference calls the network's logits "aux" and the auxiliary ones "main": its own figures of `final_layer`, the
-classifier that inference keeps, are those of "aux", and of `seghead_extra` those of "main"."""
+"""The reference calls the network's logits "aux" and the auxiliary ones "main": its figures of
+`final_layer`, the classifier kept in inference, are "aux", those of `seghead_extra` "main"."""
 
 COUNTS = {  # as `figures` says
     "ddrnet-23-slim": (5.696, 5.705, 5.734, 36.281, 36.589, 4.570),

@@ -1,4 +1,4 @@
-"""Held against loops over the definition, torchvision's layout, keys and counts, and figures measured elsewhere."""
+"""Against loops, torchvision's layout, keys and counts, and figures measured elsewhere."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ FIGURES = {  # 19 classes: M parameters, GMACs at 1024x2048 and at 512x1024, mea
     "deeplabv3-r101-mmseg": (84.7, 2776.9, 694.2),
 }
 PUBLISHED = {"deeplabv3-r50": 42_004_074, "deeplabv3-r101": 60_996_202}
-"""Parameters of torchvision's networks with 21 classes and their auxiliary head, as its documentation lists them."""
+"""Parameters of torchvision's networks with 21 classes and auxiliary head, as documented."""
 
 
 def network(name, classes=5, **options):
@@ -131,8 +131,10 @@ def test_torchvision_s_weights_give_the_logits_computed_over_their_keys():
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda s: s.pop("classifier.0.convs.2.0.weight"), r"missing: aspp\.branches\.2\.0\.weight"),
-    (lambda s: s.update({"classifier.9.weight": torch.zeros(1)}), r"unexpected: classifier\.9\.weight"),
-    (lambda s: s.update({"classifier.4.bias": torch.zeros(7)}), r"shape of classifier\.bias: found \(7,\)"),
+    (lambda s: s.update({"classifier.9.weight": torch.zeros(1)}),
+     r"unexpected: classifier\.9\.weight"),
+    (lambda s: s.update({"classifier.4.bias": torch.zeros(7)}),
+     r"shape of classifier\.bias: found \(7,\)"),
 ])  # fmt: skip
 def test_a_key_that_does_not_fit_is_refused(change, message):
     shapes = {f"backbone.{key}": shape for key, shape in official.shapes(50).items()} | head_shapes(
@@ -231,7 +233,8 @@ def test_every_switch_builds_a_network_that_learns(options, stride):
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    ({"output_stride": 4}, "output_stride"), ({"rates": (1, 2)}, "rates"), ({"backbone": "van-b0"}, "no dilated"),
+    ({"output_stride": 4}, "output_stride"), ({"rates": (1, 2)}, "rates"),
+    ({"backbone": "van-b0"}, "no dilated"),
 ])  # fmt: skip
 def test_a_slip_in_the_switches_is_answered_with_a_sentence(options, said):
     with pytest.raises(ConfigError, match=said):

@@ -1,4 +1,4 @@
-"""Held against the authors' network (tests/golden), counts measured on it, and loops over the paper's equation."""
+"""Against the authors' network (tests/golden), its measured counts, and loops over the equation."""
 
 import pytest
 import torch
@@ -20,7 +20,8 @@ from featherseg.models.efficientvit import (
     resize_bicubic,
 )
 
-COUNTS = {  # M parameters and GMACs at 1024x2048 with 19 classes, GMACs at 512x512 of the network for 150 classes
+# M parameters and GMACs at 1024x2048 with 19 classes, GMACs at 512x512 with 150 classes
+COUNTS = {
     "efficientvit-seg-b0": (0.707, 4.391, None),
     "efficientvit-seg-b1": (4.803, 25.105, 3.090),
     "efficientvit-seg-b2": (15.324, 73.641, 9.083),

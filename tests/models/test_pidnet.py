@@ -1,4 +1,4 @@
-"""Held against the authors' network (tests/golden), counts measured on it, and loops over the paper's figures."""
+"""Against the authors' network (tests/golden), its measured counts, and loops over the figures."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Held against loops over the definition, and against the figures that a prototype was measured to have."""
+"""Against loops over the definition, and figures measured on a prototype."""
 
 from pathlib import Path
 
@@ -153,7 +153,7 @@ def test_the_rows_are_these():
 
 
 def by_loop(block, low, high):
-    """RSE pixel by pixel, cell by cell, head by head; places are centres, in units of a coarse cell."""
+    """RSE by pixel, cell and head; places are centres, in units of a coarse cell."""
     query, key, value = (
         torch.einsum("oc,chw->ohw", conv.weight[:, :, 0, 0], x[0])
         for conv, x in ((block.query, low), (block.key, high), (block.value, high))
@@ -349,7 +349,8 @@ def test_any_size_is_the_zero_padded_image_cropped(model, size):
 
 
 @pytest.mark.parametrize("options", [
-    {}, {"aggregation": "sum"}, {"aggregation": "concat"}, {"neck": "fpn"}, {"repeats": 2}, {"window": 1},
+    {}, {"aggregation": "sum"}, {"aggregation": "concat"}, {"neck": "fpn"}, {"repeats": 2},
+    {"window": 1},
     {"window": 9}, {"heads": 1}, {"prior": False}, {"composability": "difference"},
 ])  # fmt: skip
 def test_every_switch_builds_a_network_of_which_every_part_learns(options):
@@ -366,8 +367,9 @@ def test_every_switch_builds_a_network_of_which_every_part_learns(options):
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    ({"window": 4}, "window"), ({"aggregation": "add"}, "aggregation"), ({"head": 4}, "Did you mean 'heads'"),
-    ({"channels": 24}, "channels = 24, heads = 8: expected a multiple of 16 channels"), ({"neck": "pan"}, "neck"),
+    ({"window": 4}, "window"), ({"aggregation": "add"}, "aggregation"),
+    ({"head": 4}, "Did you mean 'heads'"), ({"neck": "pan"}, "neck"),
+    ({"channels": 24}, "channels = 24, heads = 8: expected a multiple of 16 channels"),
 ])  # fmt: skip
 def test_a_slip_in_the_switches_is_answered_with_a_sentence(options, said):
     with pytest.raises(ConfigError, match=said):

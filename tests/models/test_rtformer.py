@@ -23,7 +23,8 @@ from featherseg.models.rtformer import (
     RTFormerConfig,
 )
 
-COUNTS = {  # M parameters of 19 classes without and with the auxiliary head; GMACs measured at 256x512, 16 times
+# M parameters of 19 classes without and with the auxiliary head; GMACs at 256x512, 16 times
+COUNTS = {
     "rtformer-slim": (5.365, 5.403, 37.9),
     "rtformer-base": (17.766, 17.916, 139.5),
 }
@@ -89,7 +90,7 @@ def test_weights_of_its_own_parts_are_asked_for_by_name():
 @torch.no_grad()
 @pytest.mark.parametrize(("stride", "size"), [(1, (3, 4)), (2, (3, 4)), (2, (4, 5))])
 def test_the_coarse_branch_attends_to_learned_keys(stride, size):
-    """Scores of every key, a softmax over positions, then shares within each of 8 heads of 2 keys."""
+    """Scores of every key, a softmax over positions, then shares within 8 heads of 2 keys."""
     block, x = perturb(GPUFriendlyAttention(6, 16, stride=stride).double()), seeded(6, *size)
     seen = normed(block.norm, x)[:, ::stride, ::stride]
     scores = torch.einsum("mc,chw->mhw", block.key.weight[:, :, 0, 0], seen)

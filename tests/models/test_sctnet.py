@@ -1,4 +1,4 @@
-"""Held against the authors' network for inference (tests/golden), counts measured on it, and loops."""
+"""Against the authors' inference network (tests/golden), its measured counts, and loops."""
 
 import pytest
 import torch
@@ -14,7 +14,8 @@ from featherseg.costs.cost import by_convention, count_layers, count_parameters
 from featherseg.exporters.parity import perturb
 from featherseg.models.sctnet import VARIANTS, CFBlock, ConvolutionalAttention, SCTNet, SCTNetConfig
 
-COUNTS = {  # M parameters of 19 classes; GMACs of 19 at 1024x2048, of 150 at 512x512, of 19 at 768x1536
+# M parameters of 19 classes; GMACs of 19 at 1024x2048, of 150 at 512x512, of 19 at 768x1536
+COUNTS = {
     "sctnet-s": (4.655, 32.026, 4.072, 18.0),
     "sctnet-b": (17.438, 119.523, 15.078, 67.2),
 }
@@ -57,7 +58,7 @@ def test_weights_of_its_own_parts_are_asked_for_by_name():
 
 
 def as_trained(state):
-    """The reference's keys as the authors' training names them, with both of its auxiliary heads; all of 19 classes."""
+    """Return the reference's keys as in the authors' training, with both auxiliary heads."""
     state = {key.replace("decoder.", "decode_head.", 1): value for key, value in state.items()}
     norm = {"weight": 64, "bias": 64, "running_mean": 64, "running_var": 64}
     shapes = {f"{name}.{key}": (size,) for name in ("bn1", "bn2") for key, size in norm.items()}
@@ -96,7 +97,7 @@ def test_what_training_saves_loads_with_its_auxiliary_head_and_without_the_teach
 
 
 def attend(strips, x):
-    """Attention of x (C, h, w) to strips (64, C, 7): scores along the columns, and back, position by position."""
+    """Attend from x (C, h, w) to strips (64, C, 7): scores along columns, and back, in loops."""
     height, width = x.shape[1:]
     scores = torch.zeros(64, height, width, dtype=x.dtype)
     for r in range(height):

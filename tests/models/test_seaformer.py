@@ -1,4 +1,4 @@
-"""Held against the authors' network (tests/golden), counts measured on it, and loops over the definitions."""
+"""Against the authors' network (tests/golden), its measured counts, and loops."""
 
 import math
 
@@ -21,7 +21,8 @@ from featherseg.models.seaformer import (
     SeaFormerConfig,
 )
 
-COUNTS = {  # M parameters with 19 and with 150 classes; GMACs of 19 at 1024x2048, at 512x1024, of 150 at 512x512
+# M parameters with 19 and with 150 classes; GMACs of 19 at 1024x2048, 512x1024, of 150 at 512x512
+COUNTS = {
     "seaformer-tiny": (1.655, 1.667, 4.078, 1.021, 0.563),
     "seaformer-small": (3.973, 3.990, 7.661, 1.921, 1.031),
     "seaformer-base": (8.585, 8.606, 13.287, 3.335, 1.758),
@@ -121,7 +122,7 @@ def test_stochastic_depth_grows_from_none_to_a_tenth_in_each_stage():
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 33), (1, 300)])
 def test_one_image_can_be_trained_on(size):
-    """A row or a column of one position is one value a channel, of which a batch norm finds no variance."""
+    """One position a row or column is one value a channel, without variance for a batch norm."""
     torch.manual_seed(0)
     ours = network().train()
     for layer in ours.modules():

@@ -1,4 +1,4 @@
-"""Held against figures of the published network (tests/golden), counts measured on it, and Eq. 4."""
+"""Against figures of the published network (tests/golden), its measured counts, and Eq. 4."""
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
-"""Held against counts measured on the authors' network, its forward written out over its keys, and a loop.
+"""Against counts measured on the authors' network, its forward over the keys, and a loop.
 
-The authors draw the bases of the factorisation anew in every forward: there can be no reference logits.
+The authors draw the factorisation's bases in every forward, so there are no reference logits.
 """
 
 import pytest
@@ -18,7 +18,8 @@ from featherseg.exporters.parity import perturb
 from featherseg.layers.stochastic_depth import StochasticDepth
 from featherseg.models.segnext import VARIANTS, MatrixFactorisation, SegNeXt, SegNeXtConfig
 
-COUNTS = {  # M parameters with 19 and with 150 classes; GMACs of 19 at 1024x2048 by macs and ptflops-0.6, of 150 at 512
+# M parameters with 19, 150 classes; GMACs of 19 at 1024x2048 by macs, ptflops-0.6, of 150 at 512
+COUNTS = {
     "segnext-t": (4.230, 4.263, 50.129, 48.822, 6.404),
     "segnext-s": (13.899, 13.933, 124.064, 123.207, 15.646),
 }
@@ -192,14 +193,15 @@ class Official:
         lifted = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in stages]
         x = self.projected(torch.cat(lifted, 1), "squeeze").relu()
         ham = torch.stack([
-            factorised(image, self.bases, 7) for image in self.conv(x, "decode_head.hamburger.ham_in.conv").relu()
+            factorised(image, self.bases, 7)
+            for image in self.conv(x, "decode_head.hamburger.ham_in.conv").relu()
         ])  # fmt: skip
         x = (x + self.projected(ham, "hamburger.ham_out")).relu()
         return self.conv(self.projected(x, "align").relu(), "decode_head.conv_seg")
 
 
 def factorised(x, bases, steps):
-    """NMF of one image (D, h, w) from given bases (D, R): Lee and Seung's updates, the coefficients once more."""
+    """NMF of (D, h, w) from bases (D, R): Lee and Seung's updates, then coefficients once more."""
     target = x.flatten(1)  # (D, N)
     coefficients = (bases.T @ target).softmax(0)  # (R, N)
     for step in range(steps + 1):

@@ -1,4 +1,4 @@
-"""Held against the authors' network (tests/golden) and counts measured on it, which the FRM paper prints too."""
+"""Against the authors' network (tests/golden) and its measured counts, also in the FRM paper."""
 
 import pytest
 import torch

@@ -205,7 +205,7 @@ def test_a_recipe_that_is_not_there_is_answered_with_those_that_are(tmp_path):
 
 def test_what_a_recipe_leaves_out_is_what_the_field_usually_takes():
     train, augment, panoptic = TrainTable(epochs=1), AugmentTable(), PanopticTable()
-    # "poly" with 0.9 and momentum 0.9: DeepLab (Chen et al., TPAMI 2018), Sec. 4.1; AdamW's 0.01 is torch's
+    # "poly" with 0.9, momentum 0.9: DeepLab (Chen et al., TPAMI 2018), Sec. 4.1; AdamW: torch
     assert (train.power, train.momentum, train.weight_decay, train.warmup_steps) == (
         0.9,
         0.9,

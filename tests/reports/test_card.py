@@ -22,14 +22,14 @@ def test_the_card_counts_the_looks_at_every_split(tmp_path):
     for miou in (0.1, 0.25):
         append_line(run.path / "evaluations.jsonl", look | {"miou": miou})
     assert (
-        "- mIoU 25.00 % on `shapes`, split `test`, 3 images (whole); this run was evaluated on the split 2 times"
-        in card(run)
+        "- mIoU 25.00 % on `shapes`, split `test`, 3 images (whole); "
+        "this run was evaluated on the split 2 times" in card(run)
     )
     assert "10.00 %" not in card(run)
     append_line(run.path / "evaluations.jsonl", look | {"split": "val", "images": 1, "pq": 0.5})
     assert (
-        "- PQ 50.00 %, mIoU 10.00 % on `shapes`, split `val`, 1 image (whole); this run was evaluated on the split 1 "
-        in (card(run))
+        "- PQ 50.00 %, mIoU 10.00 % on `shapes`, split `val`, 1 image (whole); "
+        "this run was evaluated on the split 1 " in (card(run))
     )
 
 

@@ -1,4 +1,4 @@
-"""The report: whole, self-contained, true to what the run folder holds, and safe with hostile names."""
+"""The report: complete, self-contained, true to the run folder, safe with hostile names."""
 
 import json
 import re

@@ -15,7 +15,7 @@ HOME = "http://127.0.0.1:8000"
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Client]]:
-    """start(*models, limits={...}, token=..., ...) -> a client of a running service; by default of one model."""
+    """start(*models, limits={...}, token=..., ...) -> client of a service; default: one model."""
     with ExitStack() as stack:
 
         def start(*models, limits=None, base_url=HOME, **settings):

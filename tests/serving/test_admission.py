@@ -28,7 +28,7 @@ def test_slots_come_back_from_work_that_failed():
 
 
 def told(story):
-    """The result of a coroutine, in a thread: a browser that a test drives keeps this one's event loop."""
+    """Run a coroutine in a thread: a browser under test keeps this thread's event loop."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, story).result(60)
 

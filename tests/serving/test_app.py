@@ -1,4 +1,4 @@
-"""The service as its clients see it: right masks, and every refusal its status, a code and a sentence."""
+"""The service for its clients: right masks, and a status, code and message for every refusal."""
 
 import asyncio
 import base64
@@ -429,7 +429,8 @@ def test_metrics_count_by_template_and_cannot_be_made_to_grow(client):
 def test_the_description_names_every_path_and_refusal(client):
     paths = client.get("/openapi.json").json()["paths"]
     assert set(paths) == {
-        "/healthz", "/readyz", "/metrics", "/v1/models", "/v1/limits", "/v1/segment", "/v1/segment/batch",
+        "/healthz", "/readyz", "/metrics", "/v1/models", "/v1/limits", "/v1/segment",
+        "/v1/segment/batch",
     }  # fmt: skip
     segment = paths["/v1/segment"]["post"]
     assert {
@@ -477,7 +478,7 @@ def test_monitors_that_ask_for_the_head_alone_are_answered(client, path):
 
 
 def test_images_are_planned_beside_the_event_loop(start):
-    """The first large image has the model measured, which once held up everybody, health checks too."""
+    """The first large image measures the model, which once blocked everybody's requests."""
     threads = []
 
     class Watched(Predictor):

@@ -1,4 +1,4 @@
-"""Whatever a client sends: the right mask, or a refusal in a sentence; never a 500, a hang or another mask."""
+"""Anything a client sends: the right mask or a refusal with a message; no 500, hang, other mask."""
 
 import base64
 import io
@@ -84,7 +84,7 @@ def test_every_file_in_batches_leaves_its_neighbours_alone(client):
 
 
 def test_images_of_several_sizes_wait_together(client):
-    """Once the comparison of two that wait ended the thread of the model, and every later request hung."""
+    """A comparison of two waiting images once ended the model's thread, and later requests hung."""
     images = [RGB, RGB[:9], RGB[:9], RGB, np.ascontiguousarray(RGB[:, :9])] * 3
     files = [("images", ("a.png", saved(pixels, "PNG"))) for pixels in images]
     results = client.post("/v1/segment/batch", files=files).json()["results"]

@@ -9,7 +9,7 @@ from featherseg.serving.batching import Worker
 
 @pytest.fixture
 def gated():
-    """A worker whose model waits, busy with one image; what is submitted meanwhile waits in the queue."""
+    """A worker whose model waits, busy with one image; later images wait in the queue."""
     predictor = Gated(batch=3)
     worker = Worker(predictor, batch=3)
     first = worker.submit(image(99, (8, 9)))

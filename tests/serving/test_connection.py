@@ -1,4 +1,4 @@
-"""Connections that say nothing, send slowly or in tiny pieces, or fetch nothing: others are served all the same."""
+"""Silent, slow, piecewise or unread connections do not keep the service from others."""
 
 import runpy
 import socket

@@ -1,4 +1,4 @@
-"""Bytes are read as files are; what is not to be read is refused by its content, before it is decoded."""
+"""Bytes are read like files; what cannot be read is refused by content before decoding."""
 
 import struct
 import zlib

@@ -1,4 +1,4 @@
-"""Large images: behind the small ones, one at a time, ended when nobody waits, and their masks those of `predict`."""
+"""Large images wait for small ones, run singly, stop without a client, and match `predict`."""
 
 import gc
 import platform
@@ -138,13 +138,14 @@ def test_a_job_that_is_cancelled_while_it_fails_does_not_end_the_lane(monkeypatc
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_large_blocks_of_a_large_image_go_back_and_others_are_kept_again_behind_it():
-    """Else the heap that all share is in pieces soon; the slow tests of test_process.py see it in the whole service."""
+    """Otherwise the shared heap fragments; slow tests of test_process.py see it in the service."""
     script = """
 import ctypes, resource
 from featherseg.core.allocator import keep_freed_memory
 from featherseg.serving.lanes import LargeLane
 libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
 def faulted(stop=None, size=48 << 20):
     for _ in range(2):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -187,7 +188,7 @@ def test_what_is_given_up_ends_at_the_next_operation_of_torch():
 
 @pytest.mark.parametrize("name", ["frm-lite0", "segformer-b0"])
 def test_a_large_mask_is_that_of_predict_with_the_memory_of_the_lane(start, name):
-    """docs/formats.md: serve at M GB looks at a large image as predict at 0.6 M + 0.24 (torch's CPU build)."""
+    """docs/formats.md: serve at M GB tiles a large image as predict at 0.6 M + 0.24 (CPU torch)."""
     torch.manual_seed(0)
     runtime = TorchRuntime(models.build(name, len(CLASSES)).eval(), CLASSES, device="cpu")
     own = PROCESS_BYTES / 1e9

@@ -1,4 +1,4 @@
-"""A process that serves a trained model, under large images: its memory, and what others wait for. Minutes."""
+"""A process that serves a trained model under large images: memory, and waiting times. Minutes."""
 
 import re
 import signal
@@ -97,7 +97,7 @@ def peak(process: subprocess.Popen) -> int:
 
 @pytest.mark.slow
 def test_the_memory_that_was_allowed_is_kept_under_many_of_the_largest_images():
-    """Four at a time of 32 megapixels, half of whose senders leave, beside small ones; once 7.3 GB of 4.0."""
+    """Four images of 32 MP at a time, half abandoned, beside small ones; once 7.3 GB of 4.0."""
     huge, highest = flat_png((4000, 8000)), 0
     assert len(huge) < 110_000
     with process_of("--memory-gb", "4") as (address, process):
@@ -111,7 +111,7 @@ def test_the_memory_that_was_allowed_is_kept_under_many_of_the_largest_images():
 
 
 def starve(size: tuple[int, int], seconds: float, leave: float, *options: str) -> tuple[float, int]:
-    """(the longest wait of a small image in s, the peak of memory) beside two senders that leave after `leave` s."""
+    """Return (longest wait of a small image in s, peak memory) beside two senders that `leave`."""
     huge, waits = flat_png(size), []
     with process_of(*options) as (address, process):
         with repeatedly(lambda: post(address, huge, leave), threads=2) as answers:
@@ -130,7 +130,8 @@ def starve(size: tuple[int, int], seconds: float, leave: float, *options: str) -
     return max(waits), highest
 
 
-@pytest.mark.slow  # quick: the lanes, without a process of their own, in tests/serving/test_lanes.py
+# The quick test of the lanes, without a process, is tests/serving/test_lanes.py.
+@pytest.mark.slow
 def test_a_few_seconds_of_large_images_whose_senders_leave_keep_memory_and_small_images():
     allowed = PROCESS_BYTES / 1e9 + 0.4
     wait, highest = starve((1500, 2000), 1, 0.5, "--memory-gb", str(allowed))

@@ -51,7 +51,8 @@ def nginx(folder: Path, port: int, services: list[int], edit=lambda text: text):
         for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     user = "user root;\n" if os.geteuid() == 0 else ""
-    text = f"{user}daemon off;\npid {folder}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{paths}{edit(block)}}}\n"
+    text = f"{user}daemon off;\npid {folder}/pid;\nevents {{}}\n"
+    text += f"http {{\naccess_log off;\n{paths}{edit(block)}}}\n"
     (folder / "nginx.conf").write_text(text)
     command = [
         NGINX,

@@ -51,8 +51,9 @@ def code(response) -> str:
 @pytest.mark.parametrize("path", [path for path in PATHS if path != "/healthz"])
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "evil.example:8000", "127.0.0.1.evil.example:8000", "localhost", "localhost:80", "127.0.0.1:8001",
-     "", "localhost:8000@evil.example", "localhost:8000.", "0.0.0.0:8000", "user@localhost:8000", "[::2]:8000"],
+    ["evil.example", "evil.example:8000", "127.0.0.1.evil.example:8000", "localhost",
+     "localhost:80", "127.0.0.1:8001", "", "localhost:8000@evil.example", "localhost:8000.",
+     "0.0.0.0:8000", "user@localhost:8000", "[::2]:8000"],
 )  # fmt: skip
 def test_another_host_is_refused_on_loopback_too(client, path, host):
     response = client.get(path, headers={"Host": host})
@@ -106,8 +107,9 @@ def test_the_address_at_which_a_connection_came_in_is_answered_but_no_name(start
 
 @pytest.mark.parametrize(
     "origin",
-    ["http://evil.example", "null", "http://localhost:3000", "https://localhost", "file://", "http://localhost:8000.evil",
-     "chrome-extension://localhost:8000", "", "http://", "localhost:8000", "http://127.0.0.1:8000/path"],
+    ["http://evil.example", "null", "http://localhost:3000", "https://localhost", "file://",
+     "http://localhost:8000.evil", "chrome-extension://localhost:8000", "", "http://",
+     "localhost:8000", "http://127.0.0.1:8000/path"],
 )  # fmt: skip
 def test_pages_of_other_origins_are_refused(client, origin):
     for method, path in (
@@ -135,7 +137,8 @@ def test_the_own_page_is_answered(client, origin):
 )
 @pytest.mark.parametrize(
     "authorization",
-    [None, "", "Bearer", "Bearer ", f"Basic {TOKEN}", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", TOKEN,
+    [None, "", "Bearer", "Bearer ", f"Basic {TOKEN}", f"Bearer {TOKEN}x",
+     f"Bearer {TOKEN[:-1]}", TOKEN,
      b"Bearer \xff\xfe", f"Bearer {TOKEN.upper()}"],
 )  # fmt: skip
 def test_without_the_token_nothing_is_told(standing, path, authorization):

@@ -1,4 +1,4 @@
-"""Auxiliary heads learn where the recipe gives them a weight, and only there; what PIDNet's recipes add up."""
+"""Auxiliary heads learn only if the recipe gives them a weight; the sums of PIDNet's recipes."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def losses_of_pixels(logits, labels, weights):
 
 
 def mined(pixels, threshold, kept):
-    """PIDNet's mean: over the number of pixels less sure than the threshold or than the one behind the `kept` first."""
+    """PIDNet's mean over pixels less sure than the threshold or the one after the first `kept`."""
     pixels = sorted(pixels)
     limit = max(pixels[kept][0], threshold)
     chosen = [loss for probability, loss in pixels if probability < limit]

@@ -1,4 +1,4 @@
-"""The weight average lies where the model lies: Lightning moves the model only after a checkpoint was loaded."""
+"""The EMA is on the model's device: Lightning moves the model only after loading a checkpoint."""
 
 import pytest
 import torch

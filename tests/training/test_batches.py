@@ -128,7 +128,9 @@ def test_the_loader_gets_the_cores_that_there_are(monkeypatch, cores, device, as
 
 def test_workers_are_forked_where_a_system_can_and_the_program_says_nothing_else(monkeypatch):
     said = {"chosen": None}
-    ask = lambda allow_none=False: said["chosen"] or (None if allow_none else "forkserver")  # noqa: E731
+    ask = lambda allow_none=False: (  # noqa: E731
+        said["chosen"] or (None if allow_none else "forkserver")
+    )
     monkeypatch.setattr("multiprocessing.get_start_method", ask)
     found = []
     for platform, chosen in (("linux", None), ("darwin", None), ("linux", "spawn")):
@@ -193,7 +195,8 @@ def test_a_script_that_cannot_be_imported_trains_with_either_way_of_workers(tmp_
         f"import multiprocessing\nmultiprocessing.set_start_method({method!r})\n"
         "import featherseg\nfrom support.models.own_objects import SETTINGS, Halves, own_model\n"
         "settings = {key: value for key, value in SETTINGS.items() if key != 'data.workers'}\n"
-        f"featherseg.train(own_model(), (Halves(8), Halves(6)), out={str(tmp_path / 'run')!r}, settings=settings)\n"
+        f"featherseg.train(own_model(), (Halves(8), Halves(6)), out={str(tmp_path / 'run')!r},\n"
+        "    settings=settings)\n"
     )
     environment = {
         **os.environ,

@@ -42,7 +42,7 @@ from featherseg.training.class_weights import (
 pytestmark = pytest.mark.usefixtures("tiny")
 
 WEIGHTS = [0.2, 5.0]
-"""Of dark and bright: by them the dark halves of Spotted are called bright, as some of their pixels are."""
+"""Of dark and bright: with them dark halves of Spotted become bright, like some of their pixels."""
 
 
 class Spotted(Halves):
@@ -106,7 +106,7 @@ def test_a_label_that_is_no_class_is_told_with_its_image():
 
 
 def scored(accuracies):
-    """The counts of images of one class, of whose 100,000 pixels such parts are hit; the rest is called another."""
+    """Return counts of images of one class with 100,000 pixels, of which these shares are hit."""
     hits = np.round(100_000 * np.asarray(accuracies)).astype(int)
     nothing, missed = np.zeros_like(hits), 100_000 - hits
     return np.stack([[hits + missed, nothing], [hits, nothing], [hits, missed]]).transpose(

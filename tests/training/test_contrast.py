@@ -1,4 +1,4 @@
-"""The pixel contrast in a training run: its embedding head learns, is resumed, and is passed on nowhere."""
+"""Pixel contrast in a run: its embedding head learns, resumes, and is not exported."""
 
 import pytest
 import torch

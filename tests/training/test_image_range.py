@@ -1,4 +1,4 @@
-"""16-bit images that use a part of their range: the run keeps the range, and every use of the model applies it."""
+"""16-bit images with a partial range: the run keeps the range and every use applies it."""
 
 import json
 import logging
@@ -20,8 +20,9 @@ from featherseg.training import Request, train
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
-STEPS = ("train.epochs=1", "train.batch_size=2", "augment.brightness=0", "augment.contrast=0", "augment.saturation=0",
-         "augment.photometric=false", "augment.blur=0", "augment.scale=[1.0, 1.0]", "augment.flip=0.5",
+STEPS = ("train.epochs=1", "train.batch_size=2", "augment.brightness=0", "augment.contrast=0",
+         "augment.saturation=0", "augment.photometric=false", "augment.blur=0",
+         "augment.scale=[1.0, 1.0]", "augment.flip=0.5",
          "augment.cutmix=0", "augment.copy_paste=0", "augment.crop=[48, 48]")  # fmt: skip
 
 
@@ -65,7 +66,7 @@ def asked(data, *overrides):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """8: of an 8-bit set, 12: of its copy of 12 bits in 16; each (run, folder of the set, messages)."""
+    """{8: an 8-bit set, 12: its copy of 12 bits in 16}; each (run, folder, messages)."""
     root, found = tmp_path_factory.mktemp("ranges"), {}
     for bits, scale in ((8, eight), (12, twelve)):
         data, said = write_set(root / f"bits{bits}", scale), Silent()
@@ -111,7 +112,8 @@ def test_an_image_of_another_range_is_named_once(runs, caplog):
         predictor([runs[8][1] / f"images/p{i}.png" for i in range(3)])
         evaluate(predictor.runtime, open_dataset(str(runs[8][1]), "val"))
     assert [record.getMessage() for record in caplog.records] == [
-        "p0 has 8 bits, but the model was trained on 16-bit images with values below 4,096: 0 to 255 is taken for that "
+        "p0 has 8 bits, but the model was trained on 16-bit images with values below 4,096: "
+        "0 to 255 is taken for that "
         "range (said once)"
     ]
 

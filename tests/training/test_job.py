@@ -121,7 +121,8 @@ def test_training_on_smaller_images_than_it_validates_is_told(tmp_path):
     assert told == {
         "both": [],
         "one": [
-            "trains on images of 60x120 (augment.resize), but validates and predicts at 256x512: for one size set "
+            "trains on images of 60x120 (augment.resize), but validates and predicts at 256x512: "
+            "for one size set "
             "data.test_resize=[60,200] too"
         ],
         "same": [],
@@ -209,7 +210,8 @@ def test_a_resumed_run_keeps_its_settings(small_run):
 
 
 def test_two_processes_cannot_train_in_one_folder(small_run):
-    hold = "import filelock, sys; a = filelock.FileLock(sys.argv[1]); a.acquire(); print(1, flush=True); input()"
+    hold = "import filelock, sys; a = filelock.FileLock(sys.argv[1]); a.acquire(); "
+    hold += "print(1, flush=True); input()"
     command = [sys.executable, "-c", hold, str(small_run.path / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"1\n"
@@ -321,7 +323,8 @@ def test_masks_with_a_single_class_are_refused_as_there_is_nothing_to_learn(tmp_
         toml.read_text().replace('"ground", "box"', '"box"').replace('0 = "ground"', '0 = "ignore"')
     )
     toml.write_text(text)
-    sentence = r"yard has one class, box, which every pixel then is. .* class of their own, such as background"
+    sentence = r"yard has one class, box, which every pixel then is. "
+    sentence += ".* class of their own, such as background"
     with pytest.raises(ConfigError, match=sentence):
         train(request(data=str(toml)), tmp_path / "run", Silent())
     with pytest.raises(ConfigError, match=sentence):
@@ -339,7 +342,8 @@ def test_a_wrong_mask_value_met_while_training_is_one_sentence(tmp_path, workers
             Image.new("L", (96, 64), 78 * (index == 3)).save(tmp_path / folder / f"{index:02d}.png")
     toml = tmp_path / "dataset.toml"
     toml.write_text(
-        'name = "x"\nimages = "images"\nmasks = "masks"\nclasses = ["a", "b"]\n[splits]\ntrain = 1.0\n'
+        'name = "x"\nimages = "images"\nmasks = "masks"\n'
+        'classes = ["a", "b"]\n[splits]\ntrain = 1.0\n'
         '[map]\n0 = "a"\n1 = "b"\n'
     )
     settings = (f"data.workers={workers}", "data.train_size=12", "data.val_split=train")

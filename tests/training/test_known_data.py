@@ -1,4 +1,4 @@
-"""A run knows what it was trained on: what changed since is named when it is scored, and no trained image is a test."""
+"""A run records its data: changes are named when it is scored, and trained images are no test."""
 
 import shutil
 

@@ -52,7 +52,7 @@ def test_the_rate_is_kept_and_falls_in_the_last_steps():
 
 
 def without_validations(run):
-    """The outcome, but for what was validated on the way: that is spread over a run's own length."""
+    """Return the outcome without intermediate validations, which depend on a run's length."""
     found = outcome(run)
     kept = {
         step: {k: v for k, v in row.items() if not k.startswith("val_")}

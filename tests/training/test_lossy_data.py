@@ -1,4 +1,4 @@
-"""A training that read images which lost something when they were prepared says so in its run folder."""
+"""A training on images that were prepared with loss says so in its run folder."""
 
 import json
 from pathlib import Path

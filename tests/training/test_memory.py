@@ -48,7 +48,7 @@ class OneLayer(nn.Module):
 
 
 def test_one_layer_takes_what_is_counted_by_hand():
-    """Bytes a pixel: image 3, label 1 and 8 as int64, images as floats, logits and their gradient 12 each."""
+    """Bytes a pixel: image 3, label 1 and 8 as int64, float images, logits and gradient 12 each."""
     estimate = estimate_memory(
         OwnModel(OneLayer()), recipe_of("train.ema=0.9", "loss.lovasz=0"), CROP
     )

@@ -45,7 +45,7 @@ def by_hash() -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):
-    """Five clips of five images, a run on them as an older featherseg left it after two steps, and a new one."""
+    """Five clips of five images, a run that an old featherseg stopped at step 2, and a new one."""
     folder, rng = tmp_path_factory.mktemp("old"), np.random.default_rng(0)
     for key in KEYS:
         for kind, pixels in (

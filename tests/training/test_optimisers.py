@@ -77,7 +77,7 @@ def test_rates_are_scaled_by_the_root_of_the_images_of_a_step(images, factor):
 
 
 def test_adamw_steps_as_the_equations_whatever_the_layout_of_the_weights():
-    """Loshchilov and Hutter, ICLR 2019, Algorithm 2, with torch's 0.9, 0.999 and 1e-8, in float64."""
+    """Loshchilov and Hutter, ICLR 2019, Algorithm 2 with torch's 0.9, 0.999, 1e-8 in float64."""
     torch.manual_seed(0)
     model = Convolutions()
     optimizer = build_optimizer(
@@ -137,7 +137,7 @@ def cgrseg():
 
 
 def as_mmcv(name: str) -> tuple[float, float]:
-    """custom_keys of the authors' configs: the longest key that is part of a name decides, in the alphabet's order."""
+    """custom_keys of the authors' configs: the longest matching key decides, alphabetically."""
     keys = {"head": (2.0, 0.5), "norm": (1.0, 0.0), "absolute_pos_embed": (1.0, 0.0)}
     hits = [key for key in sorted(sorted(keys), key=len, reverse=True) if key in name]
     return keys[hits[0]] if hits else (1.0, 0.5)

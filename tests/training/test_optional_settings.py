@@ -1,4 +1,4 @@
-"""Settings that recipes leave off: a run that is stopped and resumed with them ends as if it had never been stopped."""
+"""Settings that recipes leave off: a stopped and resumed run ends as one never stopped."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A panoptic model is trained, scored and used as a semantic one is; what cannot be learned is refused."""
+"""A panoptic model trains, scores and serves as a semantic one; unlearnable data is refused."""
 
 import json
 import math
@@ -198,7 +198,7 @@ def test_predict_writes_what_official_tools_read(panoptic_run, tmp_path):
 
 
 def test_objects_are_found_where_they_are_whatever_size_the_model_sees(panoptic_run):
-    """Offsets are in pixels of what the model sees: with other maps of the same scene the same objects come out."""
+    """Offsets are in pixels of the model's input: other maps of a scene give the same objects."""
     runtime = open_runtime(panoptic_run, "cpu")
     image = np.zeros((1, 64, 128, 3), np.uint8)
 

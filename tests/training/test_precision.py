@@ -1,4 +1,4 @@
-"""An open precision is what the device computes in; a run keeps it, and what is emulated is said."""
+"""An open precision is the device's; a run keeps it, and emulation is reported."""
 
 import pytest
 import torch

@@ -115,7 +115,7 @@ def test_a_row_says_terms_address_size_and_whether_it_is_here(monkeypatch, tmp_p
     file.parent.mkdir()
     file.write_bytes(b"12345")
     van, mscan, resnet = pretrained_rows()
-    # published: VAN-B1 has 13.9 M parameters with its classifier of 0.5 M (arXiv:2202.09741, Table 3)
+    # Published: VAN-B1 has 13.9 M parameters, 0.5 M in its classifier (arXiv:2202.09741, Table 3)
     assert van["bytes"] == pytest.approx(4 * 13.4e6, rel=0.01)
     assert (van["here"], mscan["here"], mscan["bytes"]) == (None, str(file), 5)
     assert resnet["address"].endswith("/resnet18-f37072fd.pth")

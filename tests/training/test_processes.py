@@ -1,4 +1,4 @@
-"""Training over two and four processes on the CPU (gloo): each in its own program, as a user starts it."""
+"""Training over two and four processes on the CPU (gloo), each a program as users start it."""
 
 import json
 import shlex
@@ -37,7 +37,9 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(3)
-        self.body = nn.Sequential(nn.Conv2d(3, 16, 5, 4, 2), nn.GroupNorm(4, 16), nn.ReLU(), nn.Conv2d(16, 3, 3, 1, 1))
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 16, 5, 4, 2), nn.GroupNorm(4, 16), nn.ReLU(), nn.Conv2d(16, 3, 3, 1, 1)
+        )
 
     def forward(self, images):
         return self.body(images)
@@ -58,7 +60,8 @@ if __name__ == "__main__":
     out, resume, settings = sys.argv[1], sys.argv[2] == "resume", json.loads(sys.argv[3])
     try:
         featherseg.train(
-            Net(), "yard/dataset.toml", out=out, settings=settings, resume=resume, report=False, progress=Slow()
+            Net(), "yard/dataset.toml", out=out, settings=settings, resume=resume,
+            report=False, progress=Slow(),
         )
     except featherseg.FeathersegError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -82,7 +85,7 @@ SETTINGS = (
 
 @pytest.fixture
 def yard(tmp_path, monkeypatch):
-    """A dataset whose masks are ignored in very unequal shares, and the program that trains on it."""
+    """A dataset with very unequal shares of ignored pixels, and the program that trains on it."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     for kind in ("images", "masks"):

@@ -1,4 +1,4 @@
-"""Published weights become a run, or a sentence that says why not; the run says everywhere that it was not trained."""
+"""Published weights become a run or a message; the run says everywhere that it is untrained."""
 
 import hashlib
 import os
@@ -85,7 +85,8 @@ def test_a_prefix_that_one_key_lacks_stays():
     assert strip_prefix(state) == (state, "")
 
 
-TRAINED = {  # reference; what the authors' training puts before the model's keys; keys beside it, without a use
+# {model: (reference, prefix by the authors' training, unused keys beside the model's)}
+TRAINED = {
     "pidnet-s": ("pidnet_s", "module.model.", ["module.sem_loss.criterion.weight"]),
     "ddrnet-23-slim": ("ddrnet_23_slim", "model.", ["loss.criterion.weight"]),
     "sctnet-s": (

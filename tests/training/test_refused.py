@@ -1,4 +1,4 @@
-"""What is refused, or fails before a step is taken, leaves no folder that is in the mended command's way."""
+"""What is refused, or fails before a step, leaves no folder in the corrected command's way."""
 
 import json
 from pathlib import Path
@@ -98,7 +98,8 @@ def test_what_a_kill_left_before_there_was_a_run_is_in_no_way(tmp_path):
         ),
         (
             ("augment.crop=[966, 1296]", "train.batch_size=8"),
-            r"8 images of 966x1296 .* fits: --set train.batch_size=[124] --set train.accumulate=[842]\.",
+            r"8 images of 966x1296 .* fits: "
+            r"--set train.batch_size=[124] --set train.accumulate=[842]\.",
         ),
         pytest.param(
             ("augment.crop=[9660, 12960]", "train.batch_size=1"),

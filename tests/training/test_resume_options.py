@@ -1,4 +1,4 @@
-"""`train --resume` takes what repeats the options of the run, and refuses what is unknown or differs."""
+"""`train --resume` accepts repeated options of the run, and refuses unknown or other ones."""
 
 import json
 import shutil

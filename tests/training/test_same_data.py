@@ -1,4 +1,4 @@
-"""A run goes on with the data that it was begun with, or not at all: each change is named before a step is taken."""
+"""A run resumes only on its own data: each change is named before a step is taken."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("tiny")
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):
-    """A folder with a dataset of six images, and a run on it that was stopped after its first step."""
+    """A dataset of six images, and a run on it that was stopped after its first step."""
     folder, rng = tmp_path_factory.mktemp("begun"), np.random.default_rng(0)
     for number in range(8):
         for kind, pixels in (
@@ -108,7 +108,7 @@ def test_data_that_changed_are_refused_and_the_change_is_named(moved, named):
 
 
 def test_files_with_the_same_size_and_times_are_told_apart_after_a_rename(moved):
-    """Two masks that are exchanged by renaming keep sizes and times of change; that of the rename tells."""
+    """Two masks exchanged by renaming keep sizes and modification times; ctime differs."""
     masks = moved / "yard" / "masks"
     (masks / "0.png").write_bytes((masks / "0.png").read_bytes().ljust(9000, b"\0"))
     (masks / "1.png").write_bytes((masks / "1.png").read_bytes().ljust(9000, b"\0"))

@@ -1,4 +1,4 @@
-"""Training on several splits at once, ["train", "val"]: where none is left to choose by, the last weights are kept."""
+"""Training on ["train", "val"]: without a split to choose by, the last weights are kept."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,8 @@ def test_splits_are_joined_in_their_order_and_no_sample_is_lost():
 
 def test_files_of_several_splits_are_joined(tmp_path):
     (tmp_path / "dataset.toml").write_text(
-        'name = "a"\nimages = "images"\nmasks = "masks"\nclasses = ["b", "c"]\n[splits]\ntrain = "train"\n'
+        'name = "a"\nimages = "images"\nmasks = "masks"\nclasses = ["b", "c"]\n'
+        '[splits]\ntrain = "train"\n'
         'val = "val"\n[map]\n0 = "b"\n1 = "c"\n'
     )
     for key in ("train/1", "train/2", "val/1"):

@@ -1,4 +1,4 @@
-"""SLURM's signals leave one checkpoint, the run's own; a checkpoint that lies about is not taken up."""
+"""SLURM's signals leave one checkpoint, the run's own; a stray checkpoint is not resumed."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ SLURM = {
 
 
 class Signalled(Silent):
-    """Sends this process a signal while a step is being written down, the moment at which one was lost once."""
+    """Signal this process while a step is recorded, when a signal was once lost."""
 
     def __init__(self, number):
         super().__init__()
@@ -120,7 +120,8 @@ def test_a_second_ctrl_c_stops_at_once_and_says_from_which_step_the_run_goes_on(
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path / "run", "train.validate_every=1", reporter=reporter, resume=True)
         assert [text for text in reporter.messages if text.startswith("stopped")] == [
-            f"stopped at step {last}; it goes on from {kept}. Continue with: featherseg train --resume --out "
+            f"stopped at step {last}; it goes on from {kept}. "
+            "Continue with: featherseg train --resume --out "
             f"{tmp_path / 'run'}"
         ]
 

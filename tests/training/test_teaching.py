@@ -1,4 +1,4 @@
-"""A model taught by a run: outputs are computed once, kept, found again; a resumed run ends the same, to the bit."""
+"""A model taught by a run: outputs are computed once and kept; a resumed run ends the same."""
 
 import hashlib
 import json
@@ -56,7 +56,7 @@ def write_noise(path, seed, size=(64, 96), most=256):
 
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory):
-    """A dataset of six images of three classes, three images without masks, and a run that was trained on it."""
+    """A dataset of six images of three classes, three without masks, and a run trained on it."""
     folder = tmp_path_factory.mktemp("yard")
     for number in range(6):
         write_noise(folder / "images" / f"{number}.png", number)
@@ -274,8 +274,8 @@ def test_images_that_are_scored_are_named_where_they_are_among_those_without_mas
     shutil.copy(place / "images" / "4.png", place / "photos" / "seen.png")
     _, said = taught(place, f"teacher.unlabelled={place / 'photos'}")
     assert (
-        "1 image of yard val is taught too, without its mask, so that a score on this split says less"
-        in said
+        "1 image of yard val is taught too, without its mask, "
+        "so that a score on this split says less" in said
     )
     assert "4 (there seen.png)" in said
 
@@ -288,8 +288,10 @@ def test_images_that_teach_are_known_wherever_they_are_scored_later(place):
     (place / "val.txt").write_text("4\n5\n")
     shutil.copy(place / "images" / "5.png", place / "photos")
     told = [
-        "1 image of yard val is taught too, without its mask, so that a score on this split says less: 5 (there 5.png)",
-        "1 image of yard val is what a teacher was trained on, so that a score on this split says less: 4",
+        "1 image of yard val is taught too, without its mask, "
+        "so that a score on this split says less: 5 (there 5.png)",
+        "1 image of yard val is what a teacher was trained on, "
+        "so that a score on this split says less: 4",
     ]
     run, said = taught(place, f"teacher.unlabelled={place / 'photos'}", runs="wide")
     assert all(text in said for text in told)

@@ -1,4 +1,4 @@
-"""Trackers beside the run folder; MLflow with its real server, Weights & Biases without a network, both slow."""
+"""Trackers beside the run folder: MLflow's real server, Weights & Biases offline, both slow."""
 
 import json
 import os
@@ -69,7 +69,8 @@ def test_a_tracker_that_fails_is_named_once_and_the_training_goes_on(broken, tmp
     assert sorted(run.metrics()) == [1, 2, 3, 4]
     said = [text for text in reporter.messages if " fails (" in text]
     assert said == [
-        f"tensorboard fails (no route to host): the training goes on without it; every figure is in {tmp_path / 'run'}"
+        "tensorboard fails (no route to host): the training goes on without it; "
+        f"every figure is in {tmp_path / 'run'}"
     ]
     assert [step for step, _ in broken[0].seen] == [1]
 

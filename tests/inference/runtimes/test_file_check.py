@@ -1,4 +1,4 @@
-"""Others' files are refused where they reach beyond themselves; onnx's own reading of a file is the oracle."""
+"""Foreign files that refer to others are refused; onnx's own reader is the oracle."""
 
 import os
 from contextlib import suppress

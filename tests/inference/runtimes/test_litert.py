@@ -1,4 +1,4 @@
-"""What runs LiteRT files says what is wrong with them; files are made by the converter where it is installed."""
+"""The LiteRT runtime explains what is wrong with files, made by the converter if installed."""
 
 import json
 import zipfile

@@ -39,7 +39,7 @@ print(json.dumps([before, resident("VmHWM"), resident("VmRSS")]))
 def test_an_exported_file_keeps_the_memory_that_was_allowed_and_gives_it_back(
     tmp_path, write, file
 ):
-    """onnxruntime once took twice what was counted and kept it; OpenVINO takes twice, which is counted now."""
+    """onnxruntime once kept twice the estimate; OpenVINO takes twice, which is now counted."""
     torch.manual_seed(0)
     model = models.build("frm-lite0", classes=3).eval()
     write(job_of(model, FACTS, tmp_path))

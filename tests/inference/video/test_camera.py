@@ -27,7 +27,7 @@ def change_weights(predictor):
 
 @pytest.fixture(autouse=True)
 def test_image(monkeypatch):
-    """`camera:FRAMES` is a camera that ends after so many frames, which come as fast as they can be drawn."""
+    """`camera:FRAMES` is a camera that ends after this many frames, drawn at full speed."""
     source = ("lavfi", "testsrc=size=64x48:rate=25,trim=end_frame={}")
     monkeypatch.setattr(
         video_camera, "CAMERAS", dict.fromkeys(("linux", "darwin", "win32"), source)

@@ -1,4 +1,4 @@
-"""Video in, video out: every frame is that of its image, and what was killed goes on to the same bytes."""
+"""Video in, video out: each frame equals its image's; a killed run resumes to the same bytes."""
 
 import base64
 import subprocess
@@ -34,7 +34,7 @@ from featherseg.inference.video.read import Frames, read_facts
 from featherseg.inference.video.segmentation import VideoJob, is_video, segment_video
 
 LOSS = 8.0
-"""Levels of 255 that encoding may cost on average: small images of hard edges in colour, at half resolution."""
+"""Mean loss by encoding in levels of 255: small images of hard colour edges at half resolution."""
 
 
 @pytest.fixture
@@ -51,7 +51,9 @@ FRAME_OF_VIDEO = """async ([kind, content, seconds]) => {
     const video = document.createElement("video");
     video.muted = true;
     const failed = () => video.error && video.error.message;
-    const once = kind => new Promise(done => { video.addEventListener(kind, done); video.onerror = done; });
+    const once = kind => new Promise(done => {
+      video.addEventListener(kind, done); video.onerror = done;
+    });
     const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0));
     video.src = URL.createObjectURL(new Blob([bytes], {type: kind}));
     video.currentTime = seconds;
@@ -495,7 +497,8 @@ def test_two_processes_do_not_write_one_video(predictor, clip, tmp_path):
     target = tmp_path / "out.mp4"
     lock = parts_folder(target) / LOCK
     lock.parent.mkdir()
-    hold = "import filelock, sys; a = filelock.FileLock(sys.argv[1]); a.acquire(); print(1, flush=True); input()"
+    hold = "import filelock, sys; a = filelock.FileLock(sys.argv[1]); a.acquire(); "
+    hold += "print(1, flush=True); input()"
     command = [sys.executable, "-c", hold, str(lock)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

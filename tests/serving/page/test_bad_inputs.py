@@ -1,4 +1,4 @@
-"""A sample of the bad inputs, chosen in the page: each is shown rightly, or a sentence says why not."""
+"""Bad inputs chosen in the page: each is shown right, or a message says why not."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Several images at once: how they come in, how one goes through them, and all their masks as one zip."""
+"""Several images at once: how they are added and browsed, and their masks in one zip."""
 
 import io
 import re
@@ -93,8 +93,10 @@ def test_a_zip_holds_the_mask_of_every_image(page, folder, served):
 
 def test_an_image_that_is_refused_leaves_the_others_alone(page):
     png = encoded(image())
-    page.set_input_files("#file", files(("a.png", png), ("notes.png", b"buy milk"), ("long.png", bytes(300_001)),
-                                        ("A.jpg", png)))  # fmt: skip
+    chosen = files(
+        ("a.png", png), ("notes.png", b"buy milk"), ("long.png", bytes(300_001)), ("A.jpg", png)
+    )
+    page.set_input_files("#file", chosen)
     says(page, "Done: a.png.")
     page.keyboard.press("ArrowRight")
     says(page, "This is not a JPEG.*")
@@ -165,11 +167,13 @@ def test_a_zip_is_stopped_and_begun_again_where_the_service_was_gone(page, folde
 def test_what_is_kept_of_images_is_bounded(page):
     kept = """async () => {
         const { keep, setImages } = await import("/page/gallery.js");
-        const images = Array.from({ length: 5 }, () => ({ content: { size: 1e8 }, predictions: new Map() }));
+        const images = Array.from(
+            { length: 5 }, () => ({ content: { size: 1e8 }, predictions: new Map() }));
         images.forEach(keep);
         keep(images[3]); // shown once more
         const mask = new Uint8Array(4e7);
-        keep({ content: null, predictions: new Map([["colors", { mask, parts: new Uint16Array(4e7), png: null }]]) });
+        const colors = { mask, parts: new Uint16Array(4e7), png: null };
+        keep({ content: null, predictions: new Map([["colors", colors]]) });
         return images.map(({ content }) => content !== null);
     }"""
     assert page.evaluate(kept) == [False, False, False, True, False]
@@ -180,7 +184,8 @@ def test_too_many_images_are_refused_with_a_message(page):
     page.evaluate("""() => {
         const data = new DataTransfer();
         for (let i = 0; i <= 10_000; i++) data.items.add(new File([], `${i}.png`));
-        document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data, bubbles: true }));
+        document.body.dispatchEvent(
+            new ClipboardEvent("paste", { clipboardData: data, bubbles: true }));
     }""")
     says(page, "10001 images are too many: at most 10000 at a time.")
 

@@ -1,4 +1,4 @@
-"""What the page shows is what `predict` sees, for everyone: by mouse, keyboard and touch, on a desk and on a phone."""
+"""The page shows what `predict` sees, by mouse, keyboard and touch, on desktop and phone."""
 
 import re
 from pathlib import Path
@@ -235,7 +235,8 @@ def test_names_are_shown_as_text(page):
 
 def test_every_control_has_a_name_and_the_keyboard_alone_does_it_all(page):
     nameless = """[...document.querySelectorAll('input, button, select, video, [tabindex]')]
-        .filter((x) => !(x.labels?.length || x.textContent.trim() || x.ariaLabel)).map((x) => x.id)"""
+        .filter((x) => !(x.labels?.length || x.textContent.trim() || x.ariaLabel))
+        .map((x) => x.id)"""
     street = {"name": "street.png", "mimeType": "image/png", "buffer": encoded(image())}
     page.on("filechooser", lambda chooser: chooser.set_files(street))
     page.keyboard.press("Tab")

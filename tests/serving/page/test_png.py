@@ -4,9 +4,11 @@ import numpy as np
 
 FILTERED = """async (rows) => {
     const { decodeIndexPng } = await import("/page/png.js");
-    const chunk = (name, data) => [...new Uint8Array(new Uint32Array([data.length]).buffer).reverse(),
+    const chunk = (name, data) => [
+        ...new Uint8Array(new Uint32Array([data.length]).buffer).reverse(),
         ...new TextEncoder().encode(name), ...data, 0, 0, 0, 0];
-    const stream = new Blob([Uint8Array.from(rows.flat())]).stream().pipeThrough(new CompressionStream("deflate"));
+    const stream = new Blob([Uint8Array.from(rows.flat())]).stream()
+        .pipeThrough(new CompressionStream("deflate"));
     const data = [...new Uint8Array(await new Response(stream).arrayBuffer())];
     const header = [0, 0, 0, rows[0].length - 1, 0, 0, 0, rows.length, 8, 3, 0, 0, 0];
     const file = [137, 80, 78, 71, 13, 10, 26, 10, ...chunk("IHDR", header),
