@@ -84,7 +84,12 @@ def folder(tmp_path_factory):
         Image.fromarray(255 - np.array(Image.open(path))).save(path)
     torch.save(Tiny(TinyConfig(), 2).state_dict(), work / "weights.pth")
     begin_planned(
-        work / "yard" / "dataset.toml", work / "fit", max_ms=1000.0, rungs=((1, 1),), final=(2, 1)
+        work / "yard" / "dataset.toml",
+        work / "fit",
+        max_ms=1000.0,
+        rungs=((1, 1),),
+        final=2,
+        decay=1,
     )
     return place
 

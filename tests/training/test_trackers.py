@@ -251,7 +251,13 @@ def test_a_fit_s_trainings_stand_under_one_run_and_rungs_go_on_with_theirs(mlflo
     address, _ = mlflow_server
     yard = write_yard(tmp_path / "yard", splits="train = 0.6\nval = 0.2\ntest = 0.2")
     begin_planned(
-        yard, tmp_path / "out", max_ms=1000.0, rungs=((2, 1),), final=(4, 2), loggers=("mlflow",)
+        yard,
+        tmp_path / "out",
+        max_ms=1000.0,
+        rungs=((2, 1),),
+        final=4,
+        decay=2,
+        loggers=("mlflow",),
     )
     featherseg.fit(out=tmp_path / "out", resume=True)
     _, runs = found_runs(address)
