@@ -1,4 +1,4 @@
-"""The one thing that pyproject.toml cannot say: how the optional C extension is compiled, by which compiler."""
+"""Compile the optional C extension, which pyproject.toml cannot describe."""
 
 import os
 import sysconfig
@@ -14,12 +14,12 @@ OTHER_FLAGS = ["-O3", "-ffp-contract=off", "-std=c11"]
 
 
 class BuildKernels(build_ext):
-    """No fused multiply-add and no instruction set of this machine alone: every build gives the same masks."""
+    """No fused multiply-add and no instructions of one machine: all builds give equal masks."""
 
     compiled = True
 
     def build_extension(self, extension: Extension) -> None:
-        """Compile it; where that fails say what it means, and leave no older build in its place."""
+        """Compile it; if that fails, warn and remove an older build."""
         extension.extra_compile_args = FLAGS.get(self.compiler.compiler_type, OTHER_FLAGS)
         try:
             super().build_extension(extension)
@@ -28,9 +28,9 @@ class BuildKernels(build_ext):
             if os.path.exists(older := self.get_ext_fullpath(extension.name)):
                 os.remove(older)
             self.warn(
-                "NO C COMPILER WORKED, so featherseg's loops are not compiled: numpy runs in their place, slower, with "
-                "the same results. Install a compiler and Python's headers (on Debian: gcc and python3-dev), and build "
-                "again; `featherseg doctor` says what runs."
+                "NO C COMPILER WORKED: featherseg uses numpy, slower, with equal results. Install "
+                "a compiler and Python's headers (on Debian: gcc and python3-dev) and build again; "
+                "`featherseg doctor` says what runs."
             )
             raise  # the extension is optional: setuptools goes on
 
@@ -57,7 +57,7 @@ setup(
             depends=sorted(glob("src/featherseg/kernels/*.h")),
             py_limited_api=STABLE_ABI,
             define_macros=[("Py_LIMITED_API", "0x030B0000")] if STABLE_ABI else [],
-            optional=True,  # without a compiler featherseg.kernels computes the same in torch and numpy
+            optional=True,  # without it featherseg.kernels computes the same in torch and numpy
         )
     ],
 )

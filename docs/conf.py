@@ -1,6 +1,7 @@
-"""The site of the documents: `make docs`, by Sphinx (docs/decisions/0016). Its sources are read as they stand here.
+"""Sphinx's settings for the site of the documents (`make docs`, docs/decisions/0016).
 
-The first page is the README; the order of the others is said here, as no document holds anything for the site alone.
+The first page is the README. The order of the others is set here, because no document contains
+anything for the site alone.
 """
 
 import shutil
@@ -67,7 +68,7 @@ def _contents() -> str:
 
 
 def _complete(app: Any, name: str, source: list[str]) -> None:
-    """Give the README the contents, and links to folders, which GitHub lists, the first page of each."""
+    """Add the contents to the README, and lead links to folders to the first page of each."""
     if name == root_doc:
         source[0] += _contents()
     for folder, page in (("data", "folder"), ("decisions", "0001-lightning-as-a-flat-run")):

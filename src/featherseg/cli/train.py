@@ -142,7 +142,7 @@ class TrainingProgress:
 
         from featherseg.cli.terminal import Console
 
-        # An export redirects sys.stdout to keep its writers quiet; the bar must stay on the terminal
+        # An export redirects sys.stdout to keep its writers quiet; the bar stays on the terminal
         self.console = Console(stderr=stderr, file=None if stderr else sys.stdout)
         self.bar = Progress(
             TextColumn("{task.fields[doing]}", markup=False),

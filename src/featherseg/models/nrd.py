@@ -76,7 +76,10 @@ class PatchNetworks(nn.Module):
         return [first, HIDDEN, second, HIDDEN, self.classes * HIDDEN]
 
     def forward(self, guidance: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
-        """guidance (B, 16, 8 h, 8 w), weights (B, P, h, w), bias (B, K, h, w) -> (B, K, 8 h, 8 w)."""
+        """Return logits (B, K, 8 h, 8 w).
+
+        guidance (B, 16, 8 h, 8 w), weights (B, P, h, w), bias (B, K, h, w).
+        """
         batch, _, height, width = guidance.shape
         rows, columns = weights.shape[2:]
 

@@ -172,7 +172,7 @@ def estimate_memory(
 
 
 def _resident_bytes() -> float:
-    """Return the bytes that this process holds, and those of Lightning if it is not imported yet."""
+    """Return the bytes that this process holds, with Lightning even before it is imported."""
     missing = 0.0 if "lightning" in sys.modules else LIGHTNING
     return psutil.Process().memory_info().rss + missing
 
