@@ -33,6 +33,15 @@ OTHER_GMACS = {
 }
 """Where our count is not the printed one: ours, to the digits of the paper (docs/papers)."""
 
+OTHER_PARAMS = {
+    "bialignnet-df2_cityscapes": Decimal("18.9"),  # the released code does not give 19.2
+    "gcnet-m_cityscapes": Decimal("34.1"),  # 34.2 with the auxiliary head
+    "gcnet-l_cityscapes": Decimal("44.9"),  # 45.2 with it
+    "ifa-r50_cityscapes": Decimal("25.4"),  # 27.8 with it
+    "nrd-r50_cityscapes": Decimal("43.6"),  # the released code does not give 36.6
+}
+"""Parameters in millions where ours are not the printed ones (docs/papers/peers.md)."""
+
 ROW = PaperTable(
     row="Table 9 <of> a paper",
     data="shapes",
@@ -81,7 +90,9 @@ def is_printed(count: float, figure: Decimal) -> bool:
 def test_we_count_what_the_paper_prints_to_its_last_digit(name):
     row = ROWS[name]
     counted = cost(RECIPES[name].model.name, row.size, row.classes)
-    assert is_printed(counted.params / 1e6, printed(name, "params_m"))
+    params_m = OTHER_PARAMS.get(name, printed(name, "params_m"))
+    assert is_printed(counted.params / 1e6, params_m)
+    assert (name in OTHER_PARAMS) != is_printed(counted.params / 1e6, printed(name, "params_m"))
     figure = OTHER_GMACS.get(name, printed(name, "gmacs"))
     met = {
         convention for convention, macs in counted.macs.items() if is_printed(macs / 1e9, figure)

@@ -55,6 +55,12 @@ ARCHITECTURES = (
     "segnext-t",
     "rtformer-slim",
     "sctnet-s",
+    "bialignnet-df1",
+    "gcnet-s",
+    "hanet-r50",
+    "ifa-r50",
+    "nrd-r50",
+    "pfnet-r50",
 )
 """One variant of each file of models/."""
 

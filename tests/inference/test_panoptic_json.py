@@ -110,7 +110,7 @@ def test_a_list_that_cannot_go_on_is_refused_before_the_model_works(runtime, pho
     predict(runtime, photos / "1.png", out)
     other = runtime_of((*CLASSES[:2], replace(CLASSES[2], name="bus")))
     with pytest.raises(
-        DataError, match=r"panoptic\.json lists images by other classes.*Choose another folder"
+        DataError, match=r"panoptic\.json lists images with other classes.*Choose another folder"
     ):
         predict(other, photos / "z.png", out)
     predict(other, photos / "1.png", out, AGAIN)  # nothing of the other model's is left

@@ -132,7 +132,7 @@ def test_what_depends_on_the_length_keeps_it(setting, tmp_path):
 
 def test_decay_steps_belong_to_a_stable_schedule_of_as_many_steps():
     with pytest.raises(
-        ValueError, match=r"train\.decay_steps is of train\.schedule = 'stable', and it is 'poly'"
+        ValueError, match=r"train\.decay_steps has no effect with train\.schedule = 'poly'"
     ):
         TrainTable(steps=4, decay_steps=2)
     with pytest.raises(ValueError, match=r"train\.decay_steps = 5: the run has 4 steps"):

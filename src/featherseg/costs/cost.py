@@ -25,7 +25,7 @@ from featherseg.core.errors import FeathersegError, UnknownName
 from featherseg.core.notebook import html_table
 from featherseg.core.types import Size
 from featherseg.core.wording import size_text
-from featherseg.layers.model import SegmentationModel
+from featherseg.layers.model import SegmentationModel, merge_paths
 from featherseg.layers.own_model import OwnModel
 from featherseg.layers.pooling import RegionMax, RegionMean, StridedRegionMean
 
@@ -169,7 +169,8 @@ def cost_of(model: SegmentationModel, name: str, size: Size) -> Cost:
 
     A copy of the model runs on the meta device, where only shapes are computed, so any size is
     instant. A user's model that cannot run there is run on the CPU. The padding to a model's size
-    divisor is counted; auxiliary heads, which only training uses, are not.
+    divisor is counted; auxiliary heads, which only training uses, are not. Blocks whose paths
+    merge for inference are counted merged.
 
     Args:
         model: as `models.build` returns it.
@@ -180,9 +181,10 @@ def cost_of(model: SegmentationModel, name: str, size: Size) -> Cost:
         UnknownName: for a layer without a rule, or products of a user's model outside of layers.
     """
     shape = (1, len(model.mean), *size)
-    twin = deepcopy(model).eval()
+    twin = deepcopy(model).eval().to("meta")
+    merge_paths(twin)
     try:
-        layers, out = _count(twin.to("meta"), torch.empty(shape, device="meta"))
+        layers, out = _count(twin, torch.empty(shape, device="meta"))
     except FeathersegError:
         raise
     except Exception:  # a user's model may create tensors or read their values in its forward
@@ -192,11 +194,11 @@ def cost_of(model: SegmentationModel, name: str, size: Size) -> Cost:
         size=(size[0], size[1]),
         counted_size=out.padded_size,
         classes=model.classes,
-        params=count_parameters(model) - count_parameters(model.aux_heads),
+        params=count_parameters(twin) - count_parameters(twin.aux_heads),
         macs=by_convention(layers),
         parts={
             child: Part(count_parameters(module), by_convention(_below(layers, child))["macs"])
-            for child, module in model.named_children()
+            for child, module in twin.named_children()
             if child != "aux_heads"
         },
     )

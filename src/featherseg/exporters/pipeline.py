@@ -43,7 +43,7 @@ from featherseg.exporters.parity import SAME_CLASS, SIGNAL_DB, TOLERANCE, Parity
 from featherseg.exporters.quiet import DISK_REFUSES
 from featherseg.exporters.report import PARITY, ExportReport, keep_reports
 from featherseg.inference.runtimes import open_file
-from featherseg.layers.model import SegmentationModel
+from featherseg.layers.model import SegmentationModel, merge_paths
 from featherseg.layers.own_model import as_model
 from featherseg.runs.run import EXPORTS, Run, load_run
 
@@ -183,9 +183,7 @@ def export_formats(
     original = model_or_run.model if isinstance(model_or_run, Run) else model_or_run
     facts = replace(describe(original, run, classes), used_size=settings.image_size)
     model = deepcopy(original).to("cpu", torch.float32).eval()
-    for block in list(model.modules()):
-        if merge := getattr(block, "merge_paths", None):
-            merge()
+    merge_paths(model)
     calibration, checked, split = None, None, None
     if run and int8:
         calibration, checked = training_images(

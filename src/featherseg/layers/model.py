@@ -232,3 +232,10 @@ class SegmentationModel(nn.Module):
         return renamed | {
             key: value for key, value in self.state_dict().items() if key.startswith("aux_heads.")
         }
+
+
+def merge_paths(model: nn.Module) -> None:
+    """Fold blocks of several paths into one layer each, in place, as files and counts have them."""
+    for block in list(model.modules()):
+        if hasattr(block, "merge_paths"):
+            block.merge_paths()  # type: ignore[operator]

@@ -278,12 +278,12 @@ class GCNet(SegmentationModel):
 
 _entry = partial(ModelEntry, GCNet, paper="GCNet, arXiv:2503.03325")
 VARIANTS = {
-    "gcnet-s": _entry(GCNetConfig(backbone="gcnet-s"), params=20_657_075, macs=25_637_879_808),
+    "gcnet-s": _entry(GCNetConfig(backbone="gcnet-s"), params=9_169_971, macs=11_276_582_912),
     "gcnet-m": _entry(
-        GCNetConfig(backbone="gcnet-m", head_channels=128), params=79_902_291, macs=102_035_226_624
+        GCNetConfig(backbone="gcnet-m", head_channels=128), params=34_056_019, macs=44_590_039_040
     ),
     "gcnet-l": _entry(
-        GCNetConfig(backbone="gcnet-l", head_channels=256), params=105_906_003, macs=131_046_178_816
+        GCNetConfig(backbone="gcnet-l", head_channels=256), params=44_861_587, macs=57_897_517_056
     ),
 }
 
