@@ -1,6 +1,9 @@
+import copy
+
 import pytest
 import torch
 from support.golden.parity_golden import numbered
+from torch import nn
 
 from featherseg import models
 from featherseg.core.errors import ConfigError, UnknownName
@@ -10,6 +13,7 @@ from featherseg.layers.position_bias import PositionBias
 from featherseg.losses import PixelContrast
 from featherseg.recipe.tables import TrainTable
 from featherseg.training.optimisers import build_optimizer, build_schedule, rate_factor
+from featherseg.training.run import synchronise_norms
 
 RATES = {"lr": 2.0, "backbone_lr": 1.0, "weight_decay": 0.5}
 
@@ -150,6 +154,32 @@ def test_the_official_groups_are_those_that_its_names_fall_into(cgrseg):
     expected = {name: as_mmcv(keys[int(value.flatten()[0])]) for name, value in ours.items()}
     found = learns(cgrseg, "mmseg")
     assert {name: expected[name] for name in found} == found
+
+
+def test_synchronised_norms_are_in_the_groups_of_plain_ones(cgrseg):
+    synchronised = copy.deepcopy(cgrseg)
+    synchronise_norms(synchronised, ())
+    assert learns(synchronised, "mmseg") == learns(cgrseg, "mmseg")
+
+
+def test_norms_that_cgrsegs_authors_leave_plain_stay_plain(cgrseg):
+    """Those of its blocks; the authors name them decode_head.trans and decode_head.meta."""
+    official, model = numbered("cgrseg_t"), copy.deepcopy(cgrseg)
+    keys, ours = list(official), model.rename_official(official)[0]
+    norms = {name for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    theirs = {name: keys[int(ours[f"{name}.weight"].flatten()[0])] for name in norms}
+    synchronise_norms(model, model.local_norms)
+    found = {name for name in norms if type(model.get_submodule(name)) is nn.BatchNorm2d}
+    blocks = ("decode_head.trans.", "decode_head.meta.")
+    assert found == {name for name in norms if theirs[name].startswith(blocks)}
+    assert (len(found), len(norms)) == (2 * (5 + 3), 95 + 2 * (5 + 3) + 2 * 3 + 1)
+
+
+def test_all_norms_of_other_models_are_synchronised():
+    model = models.build("frm-lite0", 3)
+    synchronise_norms(model, model.local_norms)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    assert any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
 
 
 def test_the_official_groups_have_their_accidents(cgrseg):

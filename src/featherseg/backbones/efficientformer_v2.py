@@ -346,7 +346,8 @@ class EfficientFormerV2(Backbone):
             m for stage in self.stages for m in stage.children() if isinstance(m, ConvNorm)
         ]
         normed = [*downsamplings, *(m for m in modules if isinstance(m, FeedForward))]
-        norms = [m for part in normed for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
+        kinds = nn.BatchNorm2d | nn.SyncBatchNorm
+        norms = [m for part in normed for m in part.modules() if isinstance(m, kinds)]
         return [p for h in talking for p in h.parameters()], [
             p for norm in norms for p in norm.parameters()
         ]

@@ -127,6 +127,8 @@ class SegmentationModel(nn.Module):
     are used in training only; each returns class logits under its name, except the one named by
     boundary_head, which returns one logit of boundaries. class_bias is the key of the bias
     that is added to the logits last, one value per class or several in a row; None without.
+    local_norms are the classes of blocks whose own batch norms see the images of one process, even
+    with train.sync_bn.
     """
 
     backbone: Backbone
@@ -141,6 +143,7 @@ class SegmentationModel(nn.Module):
     feature_channels: int | None = None
     boundary_head: str | None = None
     class_bias: str | None = "classifier.bias"
+    local_norms: tuple[type[nn.Module], ...] = ()
 
     def __init__(self) -> None:
         super().__init__()

@@ -276,6 +276,8 @@ class CGRSeg(SegmentationModel):
     size_divisor = 32
     minimum_size = 1
     lone_side = 64
+    # plain in the authors' code; those of backbone, fusions and `smooth` are synchronised
+    local_norms = (RectangularAttention, RectangularModule)
 
     def __init__(self, config: CGRSegConfig, classes: int) -> None:
         super().__init__()

@@ -16,6 +16,8 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from featherseg.core.errors import DataError, TrainingError
 from featherseg.core.machine import pick_device, this_rank
@@ -125,6 +127,8 @@ def _run_trainer(
     device, processes = pick_device(settings.device), settings.devices * settings.nodes
     # torchrun with one process is DDP as well
     distributed = processes > 1 or "TORCHELASTIC_RUN_ID" in os.environ
+    if settings.sync_bn and device.type == "cuda" and processes > 1:
+        synchronise_norms(module, module.model.local_norms)
     with warnings.catch_warnings(), quiet(ADVERTS):
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
@@ -139,7 +143,6 @@ def _run_trainer(
             strategy=DDPStrategy(timeout=timedelta(seconds=settings.rank_seconds))
             if distributed
             else "auto",
-            sync_batchnorm=settings.sync_bn and device.type == "cuda" and processes > 1,
             precision=PRECISIONS[settings.precision],
             callbacks=[recorder],
             plugins=[AtomicCheckpoints(), *_slurm()],
@@ -178,6 +181,14 @@ def _run_trainer(
             launcher = trainer.strategy.launcher
             if not is_over and launcher is not None and hasattr(launcher, "kill"):
                 launcher.kill(getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+def synchronise_norms(module: nn.Module, local: tuple[type[nn.Module], ...]) -> None:
+    """Make batch norms see the images of all processes, except those directly in `local` blocks."""
+    for block in list(module.modules()):
+        for name, norm in list(block.named_children()):
+            if isinstance(norm, _BatchNorm) and not isinstance(block, local):
+                block.add_module(name, nn.SyncBatchNorm.convert_sync_batchnorm(norm))
 
 
 def _stopped(recorder: Recorder, step: int, out: Path) -> str:
