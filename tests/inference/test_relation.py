@@ -26,7 +26,7 @@ def maps(dtype=torch.float32):
 
 @torch.no_grad()
 @pytest.mark.parametrize("window", [1, 3, 5, 9])
-@pytest.mark.parametrize("prior", [True, False])
+@pytest.mark.parametrize("prior", [True, "learned", False])
 @pytest.mark.parametrize("composability", ["dot", "difference"])
 def test_the_fused_relation_is_the_plain_one(window, prior, composability):
     plain, fused = pair(window=window, prior=prior, composability=composability)

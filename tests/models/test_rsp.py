@@ -21,6 +21,7 @@ from featherseg.layers.resize import to_image
 from featherseg.models.rsp import (
     RSP,
     VARIANTS,
+    LearnedPrior,
     PixelToRegion,
     Propagation,
     RSPConfig,
@@ -152,6 +153,16 @@ def test_the_rows_are_these():
     }
 
 
+def prior_at(block, way, pixel, head):
+    """The prior for a pixel (its place in its cell) at a distance (dy, dx) from a cell."""
+    k = block.window
+    if isinstance(block.prior, LearnedPrior):
+        (dy, dx), (y, x) = way, pixel
+        row, column = dy + 0.5 * y - 0.25 + k // 2, dx + 0.5 * x - 0.25 + k // 2
+        return block.prior.table[2 * y + x, round(row) * k + round(column), head]
+    return block.prior(torch.tensor(way, dtype=torch.float64) / (k / 2))[head]
+
+
 def by_loop(block, low, high):
     """RSE by pixel, cell and head; places are centres, in units of a coarse cell."""
     query, key, value = (
@@ -177,9 +188,7 @@ def by_loop(block, low, high):
                     logit = fit / d**0.5
                     if block.prior is not None:
                         way = [row + 0.5 - (y + 0.5) / 2, column + 0.5 - (x + 0.5) / 2]
-                        logit = (
-                            logit + block.prior(torch.tensor(way, dtype=low.dtype) / (k / 2))[head]
-                        )
+                        logit = logit + prior_at(block, way, (y % 2, x % 2), head)
                     logits.append(logit)
                 weights = torch.stack(logits).softmax(0)
                 values = torch.stack([value[head * d_v : (head + 1) * d_v, r, c] for r, c in cells])
@@ -189,7 +198,7 @@ def by_loop(block, low, high):
 
 @torch.no_grad()
 @pytest.mark.parametrize("window", [3, 5])
-@pytest.mark.parametrize("prior", [True, False])
+@pytest.mark.parametrize("prior", [True, "learned", False])
 @pytest.mark.parametrize("composability", ["dot", "difference"])
 def test_the_relation_is_the_loop_over_pixels(window, prior, composability):
     block = perturb(
@@ -350,8 +359,8 @@ def test_any_size_is_the_zero_padded_image_cropped(model, size):
 
 @pytest.mark.parametrize("options", [
     {}, {"aggregation": "sum"}, {"aggregation": "concat"}, {"neck": "fpn"}, {"repeats": 2},
-    {"window": 1},
-    {"window": 9}, {"heads": 1}, {"prior": False}, {"composability": "difference"},
+    {"window": 1}, {"window": 9}, {"heads": 1}, {"prior": False}, {"prior": "learned"},
+    {"composability": "difference"},
 ])  # fmt: skip
 def test_every_switch_builds_a_network_of_which_every_part_learns(options):
     ours = perturb(network(classes=4, **{"channels": 16, "repeats": 1, **options})).train()
@@ -367,7 +376,8 @@ def test_every_switch_builds_a_network_of_which_every_part_learns(options):
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    ({"window": 4}, "window"), ({"aggregation": "add"}, "aggregation"),
+    ({"window": 4}, "window"), ({"prior": "learnt"}, "prior"),
+    ({"aggregation": "add"}, "aggregation"),
     ({"head": 4}, "Did you mean 'heads'"), ({"neck": "pan"}, "neck"),
     ({"channels": 24}, "channels = 24, heads = 8: expected a multiple of 16 channels"),
 ])  # fmt: skip
@@ -399,7 +409,7 @@ def test_half_precision_moves_the_logits_little(model):
     assert float((half.float() - full).abs().max() / (full.max() - full.min())) < 0.1
 
 
-@pytest.mark.parametrize("prior", [True, False])
+@pytest.mark.parametrize("prior", [True, "learned", False])
 @pytest.mark.parametrize("composability", ["dot", "difference"])
 def test_training_on_a_cpu_gathers_the_same_and_learns_the_same(composability, prior):
     torch.manual_seed(0)

@@ -31,12 +31,30 @@ from featherseg.layers.pyramid import FPN, BiFPN
 from featherseg.layers.resize import resize
 
 Composability = Literal["dot", "difference"]
+Prior = bool | Literal["learned"]
 PRIOR_WIDTH = 32
 BLOCK = 2
 """Side of a block in cells: fastest of 1, 2, 4 and 2 x 4 in training, good in ONNX Runtime."""
 
 OUTSIDE = -6e4
 """A logit that softmax makes 0, within the range of half precision."""
+
+
+class LearnedPrior(nn.Module):
+    """A learned value for each head and distance, as in Swin (Liu et al., arXiv:2103.14030, Eq. 4).
+
+    The four pixels of a cell and the R cells of a window have 4 R different distances.
+    """
+
+    macs, no_decay = 0, True
+
+    def __init__(self, heads: int, window: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(4, window**2, heads))
+
+    def forward(self, distances: Tensor) -> Tensor:
+        """Return g for all of `distances`: (4, R, 2) -> (4, R, n)."""
+        return self.table
 
 
 class PixelToRegion(nn.Module):
@@ -46,7 +64,8 @@ class PixelToRegion(nn.Module):
     width of q. The parent of pixel (y, x) is cell (y // 2, x // 2); cells outside the map are
     ignored. f is the dot product, or minus the squared distance ("difference"). g, the geometric
     prior, is a perceptron of the distance (dy, dx) between the centres of cell and pixel, in half
-    windows: the four pixels of a cell have four priors. Always in fp32.
+    windows: the four pixels of a cell have four priors. It may also be a table ("learned"), or 0
+    (False). Always in fp32.
     """
 
     few_dimensions = False  # exporters/fixed_graph.py
@@ -57,7 +76,7 @@ class PixelToRegion(nn.Module):
         *,
         window: int = 5,
         heads: int = 8,
-        prior: bool = True,
+        prior: Prior = True,
         composability: Composability = "dot",
     ) -> None:
         super().__init__()
@@ -66,8 +85,10 @@ class PixelToRegion(nn.Module):
         self.key = nn.Conv2d(channels, channels // 2, kernel_size=1, bias=False)
         self.value = nn.Conv2d(channels, channels, kernel_size=1, bias=False)
         self.out = nn.Conv2d(channels, channels, kernel_size=1, bias=False)
-        self.prior = None
-        if prior:
+        self.prior: nn.Module | None = None
+        if prior == "learned":
+            self.prior = LearnedPrior(heads, window)
+        elif prior:
             self.prior = nn.Sequential(
                 nn.Linear(2, PRIOR_WIDTH), nn.ReLU(), nn.Linear(PRIOR_WIDTH, heads)
             )
@@ -318,7 +339,8 @@ class RSPConfig(ModelConfig):
 
     channels is the width of neck and head, repeats the number of BiFPN layers (an FPN is one pass),
     window is k. aggregation "sum" and "concat" are the paper's baselines; the four keys after it
-    concern "rsp" only.
+    concern "rsp" only. prior: how the relation sees positions, by a perceptron (true), by a table
+    of learned values ("learned"), or not (false).
     """
 
     channels: Annotated[int, Field(ge=1)] = 64
@@ -327,7 +349,7 @@ class RSPConfig(ModelConfig):
     aggregation: Literal["rsp", "sum", "concat"] = "rsp"
     window: Literal[1, 3, 5, 7, 9] = 5
     heads: Annotated[int, Field(ge=1)] = 8
-    prior: bool = True
+    prior: Prior = True
     composability: Composability = "dot"
 
     @model_validator(mode="after")
