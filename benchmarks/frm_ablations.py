@@ -16,7 +16,9 @@ VARIANTS = {
     "dappm": ('model.context="dappm"',),
     "none": ('model.context="none"',),
     "last stage": ('model.stages="last"',),
-    "contrast": ("loss.contrast=1.0", "loss.contrast_group=2"),
+    "contrast": ("loss.contrast=1.0",),
+    # none in the first fifth of the 1,480 steps
+    "contrast warm-up": ("loss.contrast=1.0", "loss.contrast_warmup_steps=296"),
 }
 PAPER = (
     'train.optimizer="sgd"',

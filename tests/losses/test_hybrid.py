@@ -29,6 +29,20 @@ def test_it_is_cross_entropy_plus_the_weighted_contrast():  # FRM Eq. 4
     assert_close(values[2], values[0] + 3 * own)
 
 
+def test_before_its_warm_up_the_contrast_is_zero_with_zero_gradients():
+    out, labels = output((32, 32), (32, 32)), torch.randint(0, 3, (2, 32, 32))
+    contrast = PixelContrast(4, 3, max_views=5, warmup_steps=2)
+    loss, plain = Hybrid({"ce": CrossEntropy(), "contrast": contrast}), CrossEntropy()(out, labels)
+    for step in range(4):
+        contrast.zero_grad()
+        value = loss(out, labels, step=step)
+        value.backward()
+        assert (value == plain) == (step < 2)
+        # processes wait for a gradient of every parameter
+        assert all(p.grad.any() == (step >= 2) for p in contrast.parameters())
+    assert loss(out, labels) > plain  # with no step the warm-up is over
+
+
 def test_features_over_the_padding_are_not_drawn():
     out, labels = output((16, 64), (64, 64)), torch.randint(0, 2, (2, 16, 64))
     hybrid = Hybrid({"ce": CrossEntropy(), "contrast": PixelContrast(4, 3, max_views=2)})

@@ -61,9 +61,10 @@ def test_it_is_equation_6_in_value_and_gradient(classes, temperature):
     )
 
 
-def test_sampling_before_the_embedding_is_embedding_everything_first():
+@pytest.mark.parametrize(("base", "factor"), [(None, 1.0), (0.07, 0.1 / 0.07)])
+def test_sampling_before_the_embedding_is_embedding_everything_first(base, factor):
     torch.manual_seed(0)
-    loss = PixelContrast(6, 3, dim=4, max_samples=60, max_views=5).double()
+    loss = PixelContrast(6, 3, dim=4, max_samples=60, max_views=5, base_temperature=base).double()
     features = torch.randn(2, 6, 8, 8, dtype=torch.float64, requires_grad=True)
     logits, labels = torch.randn(2, 3, 8, 8), torch.randint(0, 3, (2, 8, 8))
     torch.manual_seed(1)
@@ -71,7 +72,7 @@ def test_sampling_before_the_embedding_is_embedding_everything_first():
     torch.manual_seed(1)
     index = sample_pixels(labels, logits.argmax(1) != labels, 3, 60, 5)
     whole = F.normalize(loss.embed(features), dim=1).permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, D)
-    expected = equation_6(whole[index], labels.flatten()[index].tolist(), 0.1)
+    expected = factor * equation_6(whole[index], labels.flatten()[index].tolist(), 0.1)
     assert_close(value, expected, atol=1e-9, rtol=0)
     assert_close(
         *(torch.autograd.grad(v, features)[0] for v in (value, expected)), atol=1e-9, rtol=0

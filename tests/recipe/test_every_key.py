@@ -85,6 +85,8 @@ BASE = {
     "loss.contrast_dim": 16,
     "loss.contrast_samples": 16,
     "loss.contrast_views": 4,
+    "loss.contrast_base_temperature": 0.07,
+    "loss.contrast_warmup_steps": 1,
     "train.steps": 4,
     "train.batch_size": 2,
     "train.lr_batch_size": 4,

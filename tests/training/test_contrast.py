@@ -45,6 +45,17 @@ def test_the_contrast_changes_what_is_learnt(small_run, tmp_path):
     assert not torch.equal(weights, small_run.model.state_dict()["classifier.weight"])
 
 
+def test_a_warm_up_counts_optimiser_steps_and_leaves_them_as_they_are(tmp_path):
+    settings = ("train.epochs=4", "train.batch_size=2", "train.accumulate=2")  # 8 steps of 2
+    plain = trained(tmp_path / "plain", *settings).metrics()
+    warmed = trained(
+        tmp_path / "run", *settings, *CONTRAST, "loss.contrast_warmup_steps=3"
+    ).metrics()
+    added = [warmed[step]["loss"] - plain[step]["loss"] for step in range(1, 9)]
+    assert added[:3] == [0, 0, 0]
+    assert min(added[3:]) > 0.1
+
+
 @pytest.mark.slow
 def test_a_switch_of_the_model_is_kept_by_the_run(tmp_path):
     run = trained(

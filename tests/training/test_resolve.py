@@ -120,6 +120,15 @@ def test_minutes_become_steps_by_the_speed():
             ("loss.class_weight_power=0.25", "loss.class_weights=none"),
             "class_weight_power = 0.25 acts only with loss.class_weights = 'auto'",
         ),
+        (
+            ("loss.contrast_base_temperature=0.07",),
+            "contrast_base_temperature = 0.07 acts only with loss.contrast > 0, and it is 0.0",
+        ),
+        (("loss.contrast=0", "loss.contrast_warmup_steps=2"), "acts only with loss.contrast > 0"),
+        (
+            ("loss.contrast=1", "loss.contrast_warmup_steps=4"),
+            r"contrast_warmup_steps = 4: the run has 4 steps, so the contrast would never begin",
+        ),
     ],
 )
 def test_a_setting_without_effect_is_refused(tmp_path, tiny, settings, sentence):

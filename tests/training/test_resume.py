@@ -25,7 +25,7 @@ from featherseg.training.recorder import AtomicCheckpoints
 pytestmark = pytest.mark.usefixtures("tiny")
 
 # a checkpoint every step; the embedding head of the contrast is resumed too
-CONTRAST = ("loss.contrast=1.0", "loss.contrast_views=4")
+CONTRAST = ("loss.contrast=1.0", "loss.contrast_views=4", "loss.contrast_warmup_steps=2")
 LONG = (
     "train.epochs=3",
     "train.ema=0.9",

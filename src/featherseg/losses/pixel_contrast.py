@@ -20,6 +20,8 @@ class PixelContrast(nn.Module):
         max_samples: most pixels of a group.
         max_views: most pixels of a class in an image; a class with fewer pixels does not count.
         groups_of: images that are contrasted with each other; None: all of a batch.
+        base_temperature: the loss is multiplied by temperature / base_temperature; None: it is not.
+        warmup_steps: optimiser steps before which `Hybrid` does not call it.
     """
 
     def __init__(
@@ -33,15 +35,18 @@ class PixelContrast(nn.Module):
         max_samples: int = 1024,
         max_views: int = 100,
         groups_of: int | None = None,
+        base_temperature: float | None = None,
+        warmup_steps: int = 0,
     ) -> None:
         super().__init__()
         self.embed = nn.Conv2d(in_channels, dim, kernel_size=1)
         self.weight, self.classes, self.temperature = weight, classes, temperature
         self.max_samples, self.max_views = max_samples, max_views
-        self.groups_of = groups_of
+        self.groups_of, self.warmup_steps = groups_of, warmup_steps
+        self.factor = temperature / base_temperature if base_temperature else 1.0
 
     def forward(self, out: SegOutput, labels: Tensor) -> Tensor:
-        """Return weight * contrast as a scalar >= 0, fp32 or better.
+        """Return weight * factor * contrast as a scalar >= 0, fp32 or better.
 
         It is 0 with zero gradients if nothing can be contrasted: no class has enough pixels, or
         only one has.
@@ -72,7 +77,7 @@ class PixelContrast(nn.Module):
             sizes = [len(one) for one in drawn]
             parts = zip(embedded.split(sizes), small.flatten()[index].split(sizes), strict=True)
             mean = torch.stack([contrast(*part, self.temperature) for part in parts]).mean()
-            return self.weight * mean
+            return self.weight * self.factor * mean
 
     def _embed(self, pixels: Tensor) -> Tensor:
         """Return the embeddings (M, D) of pixels (M, C), of unit length."""

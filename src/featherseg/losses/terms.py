@@ -80,6 +80,9 @@ class ContrastKeys(Config):
     contrast_views: Annotated[int, Field(gt=0, le=2**16)] = 100  # most of a class in an image
     # images that are contrasted with each other; None: all of a batch on one device
     contrast_group: Positive | None = None
+    # the next two are ContrastiveSeg's (Wang et al., ICCV 2021); the paper names neither
+    contrast_base_temperature: Annotated[float, Field(gt=0)] | None = None  # factor tau / this
+    contrast_warmup_steps: Annotated[int, Field(ge=0)] = 0  # optimiser steps without the contrast
 
 
 class PanopticKeys(Config):
@@ -170,6 +173,8 @@ def _contrast(settings: LossTable, facts: LossFacts) -> PixelContrast | None:
         max_samples=settings.contrast_samples,
         max_views=settings.contrast_views,
         groups_of=settings.contrast_group,
+        base_temperature=settings.contrast_base_temperature,
+        warmup_steps=settings.contrast_warmup_steps,
     )
 
 

@@ -13,6 +13,7 @@ from featherseg.core.wording import counted
 from featherseg.data import share_rule
 from featherseg.data.datasets.statistics import refuse_unlabelled
 from featherseg.layers.model import SegmentationModel
+from featherseg.losses.terms import ContrastKeys
 from featherseg.recipe.tables import Recipe, TrainTable
 from featherseg.training.folder import TENSORBOARD
 from featherseg.training.loss import refuse_unused_keys
@@ -23,12 +24,14 @@ from featherseg.training.request import Request
 from featherseg.training.resolve import Facts, count_steps, updated, validates_on_training_images
 from featherseg.training.teaching import check_teachers
 
+ON = "> 0"
+
 NEEDED_VALUES = {
     ("loss", "class_weight_power"): ("class_weights", "auto"),
     ("train", "power"): ("schedule", "poly"),
     ("train", "momentum"): ("optimizer", "sgd"),
-}
-"""Keys that act only with one value of another key of their table."""
+} | {("loss", key): ("contrast", ON) for key in ContrastKeys.model_fields if key != "contrast"}
+"""Keys that act only with one value of another key of their table, or if it is ON."""
 
 
 def check_request(request: Request, on_message: OnMessage) -> Inputs:
@@ -85,9 +88,11 @@ def check_used(recipe: Recipe, request: Request) -> None:
         default = type(settings).model_fields[key].default
         value, actual = getattr(settings, key), getattr(settings, other)
         is_meant = f"{table}.{key}" in overridden or f"{table}.{other}" not in overridden
-        if actual != needed and value != default and is_meant:
+        acts = actual > 0 if needed == ON else actual == needed
+        if not acts and value != default and is_meant:
+            condition = needed if needed == ON else f"= {needed!r}"
             raise ConfigError(
-                f"{table}.{key} = {value} acts only with {table}.{other} = {needed!r}, and it is "
+                f"{table}.{key} = {value} acts only with {table}.{other} {condition}, and it is "
                 f"{actual!r}. Leave it out."
             )
 
@@ -217,10 +222,16 @@ def check_patience(recipe: Recipe, facts: Facts) -> None:
         )
 
 
-def check_decay(recipe: Recipe, images: int) -> None:
-    """Raise ConfigError if the rate would fall for longer than the training lasts."""
+def check_schedule(recipe: Recipe, images: int) -> None:
+    """Raise ConfigError if the run ends before the rate falls or the contrast begins."""
     steps = count_steps(recipe, images)[0]
     if recipe.train.decay_steps > steps:
         raise ConfigError(
             f"train.decay_steps = {recipe.train.decay_steps}: the run has {counted(steps, 'step')}."
+        )
+    warmup = recipe.loss.contrast_warmup_steps
+    if recipe.loss.contrast and warmup >= steps:
+        raise ConfigError(
+            f"loss.contrast_warmup_steps = {warmup}: the run has {counted(steps, 'step')}, so the "
+            "contrast would never begin. Give fewer, or set loss.contrast=0."
         )

@@ -20,10 +20,10 @@ from featherseg.recipe.tables import Recipe
 from featherseg.runs.run import CHECKPOINT, DATA, METRICS, RESOLVED, Run, open_run, write_info
 from featherseg.training.batches import UNIFORM, open_sampling
 from featherseg.training.check import (
-    check_decay,
     check_machine,
     check_patience,
     check_request,
+    check_schedule,
 )
 from featherseg.training.finish import finish
 from featherseg.training.folder import (
@@ -122,7 +122,7 @@ def plan_training(request: Request, out: Path, on_message: OnMessage) -> Trainin
     facts = replace(facts, speed=Speed(step_seconds, validation_seconds, elapsed))
 
     recipe = resolve(inputs.recipe, facts)
-    check_decay(recipe, len(train))
+    check_schedule(recipe, len(train))
     steps, every = count_steps(recipe, len(train))
     validations = -(-steps // every)
     minutes = None
@@ -176,7 +176,7 @@ def _begin(request: Request, out: Path, on_message: OnMessage) -> Training:
     facts = replace(facts, speed=speed)
 
     recipe = resolve(inputs.recipe, facts)
-    check_decay(recipe, len(inputs.train))
+    check_schedule(recipe, len(inputs.train))
     teaching = record.sampling.teaching
     share = teaching.share if teaching else 0.0
     for message in length_messages(inputs.recipe, recipe, facts, share):

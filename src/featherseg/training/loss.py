@@ -1,5 +1,6 @@
 """The loss of a training, from the [loss] table of a recipe."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,13 +86,21 @@ def keep_supervised_heads(model: SegmentationModel, recipe: Recipe) -> None:
         head.requires_grad_(weights[keys[name]] > 0)
 
 
-def compute_loss(model: Any, loss: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return (the loss of a batch, scalar; its parts by name, empty if it has none)."""
+def compute_loss(
+    model: Any, loss: nn.Module, batch: Batch, step: float = math.inf
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return (the loss of a batch, scalar; its parts by name, empty if it has none).
+
+    step: optimiser steps taken so far; by default those after every warm-up of a term.
+    """
     images, labels, *targets = batch
     inputs = normalise(images, model.mean, model.std, model.image_range).contiguous(
         memory_format=torch.channels_last
     )
-    supervised = isinstance(loss, Hybrid) and loss.needs_heads
-    output = loss(model(inputs, aux=supervised), labels.long(), *targets)
+    if isinstance(loss, Hybrid):
+        out = model(inputs, aux=loss.needs_heads)
+        output = loss(out, labels.long(), *targets, step=step)
+    else:
+        output = loss(model(inputs, aux=False), labels.long(), *targets)
     in_parts = isinstance(output, PanopticLosses | DistillationLosses)
     return (output.total, output._asdict()) if in_parts else (output, {})

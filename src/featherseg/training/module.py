@@ -69,7 +69,7 @@ class SegmentationModule(pl.LightningModule):
             self.settings.seed * SEED_STRIDE + self.micro_batch * 64 + self.global_rank
         )
         self.micro_batch += 1
-        total, parts = compute_loss(self.model, self.loss, batch)
+        total, parts = compute_loss(self.model, self.loss, batch, self.trainer.global_step)
         values = {key: value.detach() for key, value in {"loss": total, **parts}.items()}
         if self.trainer.world_size > 1:  # the mean over all ranks, so that all stop or none
             means = self.trainer.strategy.reduce(
