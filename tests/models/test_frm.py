@@ -193,3 +193,8 @@ def test_the_stages_are_concatenated_fine_to_coarse():  # Eq. 1
 def test_a_slip_in_the_switches_is_answered_with_a_sentence(options, said):
     with pytest.raises(ConfigError, match=said):
         models.build("frm-lite0", 3, options=options)
+
+
+def test_models_that_are_in_no_table_of_the_paper_are_marked_as_ours():
+    papers = {name for name, row in frm.VARIANTS.items() if not row.paper.endswith("(ours)")}
+    assert papers == {"frm-van-s", "frm-van-s-ppm", "frm-van-s-dappm"}

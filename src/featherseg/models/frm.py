@@ -278,6 +278,7 @@ class FRM(SegmentationModel):
 
 _entry = partial(ModelEntry, FRM, paper="FRM, arXiv:2412.08670")
 _lite = partial(ModelEntry, FRM, paper="FRM, arXiv:2412.08670, on EfficientNet-Lite (ours)")
+_other_van = partial(ModelEntry, FRM, paper="FRM, arXiv:2412.08670, on another VAN (ours)")
 
 
 def _light(
@@ -306,7 +307,7 @@ def _light(
 
 
 VARIANTS = {
-    "frm-van-t": _entry(FRMConfig(backbone="van-b0"), params=5_567_221, macs=35_778_002_944),
+    "frm-van-t": _other_van(FRMConfig(backbone="van-b0"), params=5_567_221, macs=35_778_002_944),
     "frm-van-s": _entry(
         FRMConfig(backbone="van-b1"), params=16_477_525, macs=53_430_517_760
     ),  # the paper's
@@ -316,7 +317,7 @@ VARIANTS = {
     "frm-van-s-dappm": _entry(
         FRMConfig(backbone="van-b1", context="dappm"), params=15_979_987, macs=53_342_765_056
     ),  # Table 2
-    "frm-van-b": _entry(FRMConfig(backbone="van-b2"), params=29_194_197, macs=79_526_952_960),
+    "frm-van-b": _other_van(FRMConfig(backbone="van-b2"), params=29_194_197, macs=79_526_952_960),
     "frm-lite0": _lite(
         FRMConfig(backbone="efficientnet-lite0", decoder_channels=64),
         params=3_776_749,
