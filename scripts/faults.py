@@ -1,7 +1,9 @@
 """Plant single faults in a copy of the package, one at a time, and run the tests that catch each.
 
-    python scripts/faults.py [BEGINNING ...]    # all faults, or lines that begin so: data/ api.py
-    python scripts/faults.py --check            # only whether each can be planted
+    python scripts/faults.py [--check] [BEGINNING ...]
+
+BEGINNING selects lines of faults.txt, such as data/ or api.py; all without one. --check only tells
+whether each can be planted.
 
 A line of faults.txt is `FILE FUNCTION | CHANGE | TESTS`. FUNCTION is the qualified name of a
 function or class, or of what a module or class assigns. CHANGE is a change of the syntax tree, so
@@ -197,9 +199,13 @@ def expression(text: str) -> ast.expr:
 
 
 def main(words: Sequence[str]) -> int:
-    """Plant all faults whose lines begin with one of `words`; return 1 if one is not caught."""
-    lines = LIST.read_text(encoding="utf-8").splitlines()
-    if words == ["--check"]:
+    """Plant or check the faults whose lines begin with one of `words`; return 1 if one escapes."""
+    check, beginnings = "--check" in words, tuple(word for word in words if word != "--check")
+    every = LIST.read_text(encoding="utf-8").splitlines()
+    lines = [line for line in every if not beginnings or line.startswith(beginnings)]
+    if not lines:
+        sys.exit(f"no line of {LIST.name} begins with {' or '.join(beginnings)}")
+    if check:
         for fault in map(Fault.read, lines):
             path = ROOT / "src" / "featherseg" / fault.file
             fault.plant(ast.parse(path.read_text(encoding="utf-8")))
@@ -212,7 +218,7 @@ def main(words: Sequence[str]) -> int:
     for built in (ROOT / "src/featherseg/kernels").glob("*.so"):
         shutil.copy(built, COPY / built.relative_to(ROOT))
     missed = []
-    for line in (line for line in lines if not words or line.startswith(tuple(words))):
+    for line in lines:
         fault = Fault.read(line)
         path = COPY / "src" / "featherseg" / fault.file
         source = path.read_text(encoding="utf-8")

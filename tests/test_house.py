@@ -91,6 +91,12 @@ def test_every_fault_can_be_planted():
     assert done.returncode == 0, done.stderr
 
 
+def test_a_check_of_no_fault_is_refused():
+    done = python(str(ROOT / "scripts" / "faults.py"), "--check", "nothing/")
+    assert "no line of faults.txt begins with nothing/" in done.stderr
+    assert done.returncode == 1
+
+
 def test_nothing_prints_outside_the_command_line():
     for path in SOURCES:
         calls = [
