@@ -65,7 +65,7 @@ def test_folding_its_weights_leaves_the_reference_s_logits():
     load_official(ours, reference.state())
     for block in ours.modules():
         if isinstance(block, GCBlock):
-            block.fold_own()
+            block.merge_paths()
     again = Refilled(ours)
     assert reference.misses(again, names={"aux_c4": "aux"}) == []
 
@@ -93,10 +93,10 @@ def test_a_block_is_one_convolution_at_every_border(channels, stride):
     )
     expected = block(x)
     assert (len(block.paths) == 4) == (channels == (6, 6) and stride == 1)
-    block.fold_own()
+    block.merge_paths()
     assert [name for name, _ in block.named_parameters()] == ["fused.weight", "fused.bias"]
     assert_close(block(x), expected, atol=1e-12, rtol=1e-12)
-    block.fold_own()
+    block.merge_paths()
     assert_close(block(x), expected, atol=1e-12, rtol=1e-12)
 
 
@@ -111,16 +111,19 @@ def test_optimize_leaves_one_convolution_a_block_and_the_logits():
 
 
 def test_a_model_takes_the_form_of_the_keys_it_is_given_and_gives_it_back():
-    ours = network(classes=19)
+    ours = network(classes=19).eval()
     load_official(ours, golden("gcnet_s").state())
     assert ours.backbone.stem[2].fused is not None
     load_official(ours, golden("gcnet_s_train").state())
     assert ours.backbone.stem[2].fused is None
+    assert not any(layer.training for layer in ours.modules())
     take_form(ours, folded=True)
     state = ours.state_dict()
     opened = network(classes=19)  # as an imported run is opened again
     copy_strictly(opened, opened.with_own_aux_heads(state))
     assert all(torch.equal(value, state[key]) for key, value in opened.state_dict().items())
+    trunk = ours.backbone.state_dict()  # as `--init` reads it
+    assert opened.backbone.rename_official(trunk)[0].keys() == opened.backbone.state_dict().keys()
 
 
 def test_keys_of_both_forms_at_once_are_refused():

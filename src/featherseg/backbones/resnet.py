@@ -97,12 +97,14 @@ class ResNet(Backbone):
         """Keep the last two stages at 1 / output_stride, 8 or 16."""
         replace_strides(list(self.stages[2:]), output_stride)
 
-    def dilate_blocks(self, stage: int, rates: Sequence[int]) -> None:
-        """Dilate the second convolution of each block of a stage (0 to 3), one rate a block.
+    def dilate_blocks(self, stage: int, rates: int | Sequence[int]) -> None:
+        """Dilate the second convolution of each block of a stage, 0 to 3; strides and weights stay.
 
-        Strides and weights stay.
+        rates: one for all blocks, or one per block.
         """
-        for block, rate in zip(self.stages[stage].children(), rates, strict=True):
+        blocks = list(self.stages[stage].children())
+        each = [rates] * len(blocks) if isinstance(rates, int) else rates
+        for block, rate in zip(blocks, each, strict=True):
             _, second, *_ = (layer for layer in block.modules() if isinstance(layer, nn.Conv2d))
             second.dilation, second.padding = (rate, rate), (rate, rate)
 

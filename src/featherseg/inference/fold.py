@@ -4,7 +4,7 @@ from torch import nn
 
 from featherseg.inference.dataflow import links
 from featherseg.layers.folding import factors, scale_inputs, scale_outputs
-from featherseg.layers.model import SegmentationModel
+from featherseg.layers.model import SegmentationModel, merge_paths
 from featherseg.layers.scale import LayerScale
 
 
@@ -14,6 +14,7 @@ def fold(model: SegmentationModel) -> None:
     This is so if the whole result of a convolution goes into one of them, or their whole result
     into a convolution without padding; one forward shows where. The model must be in eval mode.
     """
+    merge_paths(model)
     for block in list(model.modules()):
         if fold_own := getattr(block, "fold_own", None):  # more than its data flow shows
             fold_own()

@@ -1,6 +1,8 @@
 """Flow alignment: bring a coarse map to a finer one along a learned flow instead of bilinearly."""
 
+import copy
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ class FlowAlignment(nn.Module):
 
     def __init__(self, channels: int, *, flow_channels: int) -> None:
         super().__init__()
+        self.gathers = False
         self.down_fine = nn.Conv2d(channels, flow_channels, kernel_size=1, bias=False)
         self.down_coarse = nn.Conv2d(channels, flow_channels, kernel_size=1, bias=False)
         self.flow = nn.Conv2d(2 * flow_channels, 2, kernel_size=3, padding=1, bias=False)
@@ -31,28 +34,15 @@ class FlowAlignment(nn.Module):
 
     def warp(self, coarse: Tensor, flow: Tensor) -> Tensor:
         """Warp x (B, C, h, w) along flow (B, 2, H, W) -> (B, C, H, W)."""
-        return warp(coarse, flow)
+        return warp_rows(coarse, flow) if self.gathers else warp(coarse, flow)
 
-    def for_graph(self, size_divisor: int, channels_last: bool) -> "FlowAlignment":
+    def for_graph(self, size_divisor: int, channels_last: bool) -> Self:
         """Return an equal layer (within rounding) for runtimes that sample slowly: ONNX Runtime."""
-        if channels_last:
+        if channels_last or self.gathers:
             return self
-        made = GatheredAlignment(self.flow.in_channels, flow_channels=1)
-        for name, part in self.named_children():
-            made.add_module(name, part)
-        return made.train(self.training)
-
-
-class GatheredAlignment(FlowAlignment):
-    """A FlowAlignment that warps by `warp_rows`."""
-
-    def warp(self, coarse: Tensor, flow: Tensor) -> Tensor:
-        """Warp x (B, C, h, w) along flow (B, 2, H, W) -> (B, C, H, W)."""
-        return warp_rows(coarse, flow)
-
-    def for_graph(self, size_divisor: int, channels_last: bool) -> "FlowAlignment":
-        """Return the layer itself."""
-        return self
+        form = copy.copy(self)
+        form.gathers = True
+        return form
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from featherseg.core.types import SegOutput
 from featherseg.layers.conv import widen_input
 from featherseg.layers.instance_branch import InstanceBranch
 from featherseg.layers.normalise import FULL_RANGE
+from featherseg.layers.official_keys import rename_start
 from featherseg.layers.residual import ResidualBlock
 from featherseg.layers.resize import pad_images
 
@@ -71,6 +72,16 @@ class Backbone(nn.Module):
         raise ConfigError(
             f"output_stride = {output_stride}: {type(self).__name__} has no dilated version. "
             "Expected a ResNet, an EfficientNet or a MobileNetV2 as backbone."
+        )
+
+    def dilate_blocks(self, stage: int, rates: int | Sequence[int]) -> None:
+        """Dilate the second convolution of each block of a stage, 0 to 3; strides and weights stay.
+
+        rates: one for all blocks, or one per block. Raises ConfigError if the backbone cannot.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} has no dilated blocks: expected a ResNet as backbone, such as "
+            "'resnet-18-deep'."
         )
 
     def halve_from(self, stride: int) -> None:
@@ -224,6 +235,18 @@ class SegmentationModel(nn.Module):
             [f"backbone.{k}" for k in unused],
             others,
         )
+
+    def rename_parts(
+        self, state: Mapping[str, Tensor], parts: Mapping[str, str]
+    ) -> tuple[dict[str, Tensor], list[str]]:
+        """Rename the beginnings of the authors' keys; keys under `backbone.` by its own rules then.
+
+        parts: the authors' beginning -> ours; the first that fits counts. Returns (state under our
+        key names, unused keys). A file without auxiliary heads leaves ours unchanged.
+        """
+        named = {rename_start(key, parts): value for key, value in state.items()}
+        renamed, unused, others = self.rename_backbone(named)
+        return self.with_own_aux_heads(renamed | others), unused
 
     def with_own_aux_heads(self, renamed: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return a state under our names with all auxiliary heads.

@@ -1,17 +1,16 @@
 """BiAlignNet: scene parsing via bi-direction alignment (Wu et al., ICIP 2021, arXiv:2105.11651).
 
-Two paths see the image: three strided convolutions keep details (spatial path, 1/8), DFNet and
-pyramid pooling gather context (1/32). Two gated flows align the paths with each other at 1/8: one
-warps the context to the details, the other the details to the context. Both are classified
-together, and the logits are shuffled to the image's size. For training there are heads for edges
-and on two stages of the backbone. The paper leaves much open; the layout is that of its authors'
-model (jojacola/BiAlignNet), described in words, without any of their code. DFNet: Li et al.,
-"Partial order pruning", CVPR 2019, arXiv:1903.03777.
+Two paths read the image: three strided convolutions keep details (spatial path, 1/8), DFNet and
+pyramid pooling gather context (context path, 1/32). Two gated flows align the paths with each other
+at 1/8: one warps the context to the details, the other the details to the context. Both are
+classified together, and the logits are shuffled to the image's size. For training, auxiliary heads
+classify two stages of the backbone and find edges. What the paper leaves open is as in its authors'
+model (jojacola/BiAlignNet), which was described in words: none of their code is used. DFNet: Li et
+al., "Partial order pruning", CVPR 2019, arXiv:1903.03777.
 
 Letters: B images, H x W the image, D width of the paths, K classes.
 """
 
-import copy
 from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Literal, NamedTuple
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from featherseg.layers.align import FlowAlignment, positions, warp, warp_rows
+from featherseg.layers.align import FlowAlignment, positions
 from featherseg.layers.conv import ConvNormAct, widen_input
 from featherseg.layers.model import Backbone, Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.official_keys import rename_start
@@ -55,7 +54,7 @@ TRUNKS: dict[str, tuple[tuple[BlockGroup, ...], ...]] = {
         (BlockGroup("stage4_1", 256, 4, 2), BlockGroup("stage4_2", 512, 2, 1)),
     ),
 }
-"""Backbone -> the groups of blocks behind the stem, by the map that they end in."""
+"""Backbone -> for each map behind the stem, the groups of blocks that lead to it."""
 
 
 class DFNet(Backbone):
@@ -120,17 +119,17 @@ class SpatialPath(nn.Sequential):
 
 
 class GatedAlignment(FlowAlignment):
-    """Warps the coarse or the fine map along a flow of both, damped by a gate of the warped map.
+    """Gated flow alignment module: warps one of two maps along a flow computed from both.
 
-    The authors draw the grid of positions for aligned corners and sample it for others. So a flow
-    of zero is not the identity: it enlarges the map about its centre.
+    A gate computed from the warped map damps the flow. The authors build the grid of positions with
+    align_corners=True and sample it with False. So a flow of zero is not the identity: it shrinks
+    the map towards its centre.
     """
 
     def __init__(self, channels: int, *, warps: Literal["fine", "coarse"]) -> None:
         super().__init__(channels, flow_channels=channels // 2)
         self.gate = nn.Conv2d(channels, 2, kernel_size=1)
         self.warps_fine = warps == "fine"
-        self.gathers = False
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         """fine (B, D, H/8, W/8), coarse (B, D, h, w) -> (B, D, H/8, W/8)."""
@@ -140,18 +139,6 @@ class GatedAlignment(FlowAlignment):
         moved = fine if self.warps_fine else coarse
         gate = resize(self.gate(moved).sigmoid(), size, align_corners=True)
         return self.warp(moved, as_aligned(flow * gate, (moved.shape[2], moved.shape[3])))
-
-    def warp(self, coarse: Tensor, flow: Tensor) -> Tensor:
-        """Warp a map along flow (B, 2, H/8, W/8) -> (B, D, H/8, W/8)."""
-        return warp_rows(coarse, flow) if self.gathers else warp(coarse, flow)
-
-    def for_graph(self, size_divisor: int, channels_last: bool) -> "GatedAlignment":
-        """Return an equal layer (within rounding), faster in ONNX Runtime (layers/align.py)."""
-        if channels_last or self.gathers:
-            return self
-        form = copy.copy(self)
-        form.gathers = True
-        return form
 
 
 def as_aligned(flow: Tensor, size: tuple[int, int]) -> Tensor:
@@ -172,7 +159,7 @@ def as_aligned(flow: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class ShuffledHead(nn.Sequential):
-    """3x3 convolution, norm, ReLU, 1x1 to 64 values per logit, which become 8x8 pixels."""
+    """3x3 convolution, norm, ReLU, 1x1 to 64 values per class, which become 8x8 pixels."""
 
     def __init__(self, channels: int, width: int, classes: int) -> None:
         super().__init__(
@@ -264,9 +251,7 @@ class BiAlignNet(SegmentationModel):
 
         A file without auxiliary heads leaves ours unchanged.
         """
-        renamed, unused, others = self.rename_backbone(state)
-        renamed |= {rename_start(key, OFFICIAL_PARTS): value for key, value in others.items()}
-        return self.with_own_aux_heads(renamed), unused
+        return self.rename_parts(state, OFFICIAL_PARTS)
 
 
 _entry = partial(ModelEntry, BiAlignNet, paper="BiAlignNet, arXiv:2105.11651")
@@ -286,10 +271,7 @@ OFFICIAL_ALIGNMENT = {
     "flow_make.": "flow.",
     "gate.gate.0.": "gate.",
 }
-"""Names inside a gated alignment: the authors' -> ours.
-
-Theirs name the path that they are for: `spatial2Context` warps the context.
-"""
+"""Names inside a gated alignment: the authors' -> ours. `spatial2Context` warps the context."""
 
 OFFICIAL_HEAD = {"conv.conv.": "0.0.", "conv.bn.": "0.1.", "conv_out.": "1."}
 

@@ -1,10 +1,13 @@
 """GCNet, the Golden Cudgel Network (Yang et al., CVPR 2025, arXiv:2503.03325).
 
-One branch keeps details at 1/8, the other gathers context down to 1/64; they exchange their maps
-twice, and DAPPM pools the context. In training every block is a sum of several paths (GCBlock,
-Fig. 3); for inference each block folds into one 3x3 convolution, with the same result. A file of
-the authors is in one of the two forms, and a model takes the form of the file that it loads.
-Letters: B images, C channels of the stem, H x W the image, K classes.
+One branch keeps details at 1/8, the other gathers context down to 1/64. They exchange their maps
+twice, and DAPPM pools the context. In training every block (GCBlock) is a sum of several paths. For
+inference each block folds into one 3x3 convolution, with the same result. A file of the authors has
+one of the two forms, and the model takes the form of the file that it loads. What the paper leaves
+open is as in the authors' code (gyyang23/GCNet).
+
+Letters: B images, C channels of the stem, D channels of a block, H x W the image, h x w a map,
+K classes.
 """
 
 from collections.abc import Mapping
@@ -28,10 +31,11 @@ from featherseg.layers.resize import resize
 
 
 class GCBlock(nn.Module):
-    """ReLU of a sum of paths: two of 3x3 and 1x1, one of 1x1 and 1x1, and the input itself.
+    """Golden cudgel block: ReLU of a sum of paths in training, of one 3x3 convolution in inference.
 
-    Every convolution has a batch norm after it and no activation, and the input's path is a batch
-    norm; it is missing if the shape changes. Without `act` the sum stays as it is.
+    Two paths are 3x3 and 1x1 convolutions, one is two 1x1 convolutions, all with batch norms and
+    without activations. The last path is a batch norm of the input; a block that changes the shape
+    has none. Without `act` there is no ReLU behind the sum.
     """
 
     def __init__(
@@ -42,10 +46,11 @@ class GCBlock(nn.Module):
         self.act: nn.Module = nn.ReLU() if act else nn.Identity()
         self.paths = nn.ModuleList()
         self.fused: nn.Conv2d | None = None
-        self.open()
+        self.unfold()
 
-    def open(self) -> None:
+    def unfold(self) -> None:
         """Take the form for training, with new weights."""
+        like = self.fused
         self.fused = None
         self.paths = nn.ModuleList(
             nn.Sequential(
@@ -56,14 +61,15 @@ class GCBlock(nn.Module):
         )
         if self.stride == 1 and self.in_channels == self.out_channels:
             self.paths.append(nn.BatchNorm2d(self.in_channels))
+        if like is not None:
+            self.to(like.weight).train(self.training)
 
-    def close(self) -> None:
+    def fold(self) -> None:
         """Take the form for inference, one convolution, with new weights."""
         like = next(self.parameters())
         self.paths = nn.ModuleList()
-        self.fused = nn.Conv2d(
-            self.in_channels, self.out_channels, 3, self.stride, 1, device=like.device
-        ).to(like.dtype)
+        self.fused = nn.Conv2d(self.in_channels, self.out_channels, 3, self.stride, padding=1)
+        self.to(like).train(self.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, D, ceil(h / stride), ceil(w / stride))."""
@@ -72,21 +78,17 @@ class GCBlock(nn.Module):
         return self.act(torch.stack([path(x) for path in self.paths]).sum(0))
 
     def merge_paths(self) -> None:
-        """Fold all paths into one convolution, in place, for inference. A folded block stays."""
+        """Fold all paths into one convolution, in place, for inference."""
         if self.fused is not None:
             return
         kernels, biases = zip(*map(_as_kernel, self.paths), strict=True)
-        self.close()
+        self.fold()
         assert self.fused is not None
         assert self.fused.bias is not None
         with torch.no_grad():
             self.fused.weight.copy_(torch.stack(kernels).sum(0))
             self.fused.bias.copy_(torch.stack(biases).sum(0))
         self.fused.requires_grad_(False)
-
-    def fold_own(self) -> None:
-        """As `merge_paths`, which exports of every format call."""
-        self.merge_paths()
 
 
 def _as_kernel(path: Any) -> tuple[Tensor, Tensor]:
@@ -101,12 +103,12 @@ def _as_kernel(path: Any) -> tuple[Tensor, Tensor]:
     mix = second.weight.detach().double()[:, :, 0, 0] * factor[:, None]  # (D, D)
     kernel = torch.einsum("om,mchw->ochw", mix, kernel)
     if kernel.shape[-1] == 1:
-        kernel = F.pad(kernel, (1, 1, 1, 1))  # in the middle
+        kernel = F.pad(kernel, (1, 1, 1, 1))  # 1x1 in the middle of 3x3
     return kernel, mix @ bias + shift
 
 
 def stage(in_channels: int, width: int, blocks: int, *, stride: int = 1) -> nn.Sequential:
-    """Blocks of one width, the first with `stride`, the last without ReLU."""
+    """Return blocks of one width, the first with `stride`, the last without ReLU."""
     layers = [GCBlock(in_channels, width, stride=stride, act=blocks > 1)]
     layers += [GCBlock(width, width, act=number < blocks) for number in range(2, blocks + 1)]
     return nn.Sequential(*layers)
@@ -114,7 +116,7 @@ def stage(in_channels: int, width: int, blocks: int, *, stride: int = 1) -> nn.S
 
 @dataclass(frozen=True)
 class Trunk:
-    """Channels C of the stem, and numbers of blocks: stem, semantic branch, detail branch."""
+    """Channels C of the stem, and numbers of blocks of the stem and of each stage of a branch."""
 
     channels: int
     stem: tuple[int, int] = (4, 4)
@@ -180,7 +182,7 @@ class TwoBranches(Backbone):
         size = (shared.shape[2], shared.shape[3])
         exchanged = []
         for i in (0, 1):
-            # The authors' ReLU works in place, so that both sums contain its result
+            # the authors' ReLU works in place, so that the sums below contain its result
             semantic = self.act(self.semantic[i](semantic))  # (B, 4 C or 8 C, H/16 or H/32, ...)
             detail = self.act(self.detail[i](detail))  # (B, 2 C, H/8, W/8)
             lifted = resize(self.compress[i](semantic), size, align_corners=False)
@@ -195,17 +197,18 @@ class TwoBranches(Backbone):
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Return (state under our key names, no unused keys).
 
-        The blocks take the form that the keys have, for training or for inference.
+        The blocks take the form of the keys, for training or for inference.
         """
-        take_form(self, any(".reparam_3x3." in key for key in state))
-        return {_rename(key): value for key, value in state.items()}, []
+        renamed = {_rename(key): value for key, value in state.items()}
+        take_form(self, any(".fused." in key for key in renamed))
+        return renamed, []
 
 
 def take_form(module: nn.Module, folded: bool) -> None:
     """Bring all blocks into the form for inference or for training; those that have it stay."""
     for block in module.modules():
         if isinstance(block, GCBlock) and (block.fused is not None) != folded:
-            block.close() if folded else block.open()
+            block.fold() if folded else block.unfold()
 
 
 class GCNetConfig(ModelConfig):
@@ -260,18 +263,10 @@ class GCNet(SegmentationModel):
         The model takes the form of the keys. A file without the auxiliary head leaves ours
         unchanged.
         """
-        outside = {
-            key: value
-            for key, value in state.items()
-            if not key.startswith("backbone.") or key.startswith("backbone.spp.")
-        }
-        trunk = {key: value for key, value in state.items() if key not in outside}
-        renamed, unused, _ = self.rename_backbone(trunk)
-        renamed |= {rename_start(key, OFFICIAL_PARTS): value for key, value in outside.items()}
-        return self.with_own_aux_heads(renamed), unused
+        return self.rename_parts(state, OFFICIAL_PARTS)
 
     def with_own_aux_heads(self, renamed: dict[str, Tensor]) -> dict[str, Tensor]:
-        """As of every model; takes a state of folded blocks too, as an imported run may have it."""
+        """Take the form of a state, so that a run of folded weights opens; then as every model."""
         take_form(self, any(".fused." in key for key in renamed))
         return super().with_own_aux_heads(renamed)
 
@@ -300,7 +295,7 @@ OFFICIAL_INSIDE = {
     ".conv.": ".0.",
     ".bn.": ".1.",
 }
-"""Names inside a block, and of a convolution and its norm."""
+"""Names inside a block, and of a convolution and its norm: the authors' -> ours."""
 
 OFFICIAL_BACKBONE = {
     "semantic_branch_layers.": "semantic.",
@@ -338,7 +333,7 @@ OFFICIAL_PARTS = {
     },
     "decode_head.aux_cls_seg_c4.": "aux_heads.aux.1.2.",
 }
-"""How the authors' keys begin -> how ours begin."""
+"""Start of the authors' key -> start of ours."""
 
 
 def _rename(key: str) -> str:

@@ -1,10 +1,12 @@
 """HANet: height-driven attention networks (Choi et al., CVPR 2020, arXiv:2003.05128).
 
-DeepLabV3+ on a ResNet, with four attention modules that weight the channels of a map row by row
-(Sec. 3.1, Fig. 3), because what an urban scene shows depends on the height in the image. For
-training there is a head on the third stage. What the paper leaves open is as in its authors'
-network (shachoi/HANet), described in words, without any code of theirs.
-Letters: B images, H x W the image, h x w a map, C channels, R = 16 rows of attention, K classes.
+DeepLabV3+ (arXiv:1802.02611) on a ResNet, with four attention modules. Each weights the channels of
+a map row by row, because what an urban scene shows depends on the height in the image. For
+training, an auxiliary head classifies the third stage. What the paper leaves open is as in its
+authors' model (shachoi/HANet), which was described in words: none of their code is used.
+
+Letters: B images, H x W the image, h x w a map, C and D channels, R = 16 rows of attention, K
+classes.
 """
 
 import math
@@ -17,30 +19,34 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from featherseg import backbones
-from featherseg.backbones.resnet import ResNet
 from featherseg.layers.atrous import ImagePooling
 from featherseg.layers.auxiliary_head import AuxiliaryHead
 from featherseg.layers.conv import ConvNormAct
 from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
-from featherseg.layers.official_keys import rename_start
 from featherseg.layers.pooling import RegionMean
 from featherseg.layers.resize import resize
 
 ROWS = 16
-"""Rows of attention of an image, whatever its height."""
+"""Rows of attention (R), whatever the image's height."""
 
-RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
-"""Output stride -> dilations of the three 3x3 branches of ASPP, in cells of the map."""
+STAGE_RATES = {16: (1, 2), 8: (2, 4)}
+"""Output stride -> dilations of the 3x3 convolutions of the last two stages."""
+
+ASPP_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
+"""Output stride -> dilations of the three 3x3 branches of ASPP."""
 
 WIDTH, FINE_WIDTH = 256, 48
 """Channels of each branch of ASPP and of the decoder, and of the first stage beside it."""
 
 NOISE, MOST_NOISE = 0.5, 2
-"""Deviation of the noise of a row's position in training, rounded down, and its bound, in rows."""
+"""Standard deviation and bound of the noise on a row's position in training, in rows."""
 
 
 class HeightAttention(nn.Module):
-    """Weights each row and channel of a map by attention computed from another map (Eq. 2-4)."""
+    """HANet: weights each row and channel of a map by attention computed from another map.
+
+    The authors' convolutions of rows (Conv1d) are convolutions of maps of one column here.
+    """
 
     def __init__(self, channels: int, out_channels: int, reduction: int) -> None:
         super().__init__()
@@ -58,7 +64,7 @@ class HeightAttention(nn.Module):
         self.positions: Tensor
 
     def forward(self, source: Tensor, target: Tensor, positions: Tensor) -> Tensor:
-        """source (B, C, h, w), target (B, D, h', w'), positions (R,) -> (B, D, h', w')."""
+        """source (B, C, h, w), target (B, D, h', w'), positions (R,) -> target, weighted."""
         rows = self.reduce(self.drop(self.pool(source)))  # (B, C / reduction, R, 1)
         rows = rows + self.positions[positions].mT[None, :, :, None].to(rows.dtype)
         weights = self.weigh(self.expand(rows)).sigmoid()  # (B, D, R, 1)
@@ -67,8 +73,8 @@ class HeightAttention(nn.Module):
 
 
 def position_table(width: int) -> Tensor:
-    """Return 1 + sine (even columns) or cosine of the position: (R + 1, width)."""
-    base = 10.0 if width > 50 else 100.0
+    """Return 1 + sine (even columns) or 1 + cosine (odd) of each position: (R + 1, width)."""
+    base = 10.0 if width > 50 else 100.0  # both as in the authors' code
     column = torch.arange(width)
     place = torch.arange(ROWS + 1)[:, None] / base ** (2 * (column // 2) / width)
     return 1 + torch.where(column % 2 == 0, place.sin(), place.cos())
@@ -100,7 +106,10 @@ class HANet(SegmentationModel):
     def __init__(self, config: HANetConfig, classes: int) -> None:
         super().__init__()
         self.classes, self.feature_channels = classes, WIDTH
-        self.backbone = dilated_resnet(config.backbone, config.output_stride)
+        self.backbone = backbones.build(config.backbone, config.output_stride)
+        # unlike torchvision's, the first block of a stage is dilated as much as those after it
+        for stage, rate in zip((2, 3), STAGE_RATES[config.output_stride], strict=True):
+            self.backbone.dilate_blocks(stage, rate)
         first, _, third, last = self.backbone.stage_channels
         self.aspp = nn.ModuleList(
             [
@@ -108,14 +117,14 @@ class HANet(SegmentationModel):
                 ConvNormAct(last, WIDTH, 1),
                 *(
                     ConvNormAct(last, WIDTH, 3, dilation=rate)
-                    for rate in RATES[config.output_stride]
+                    for rate in ASPP_RATES[config.output_stride]
                 ),
             ]
         )
-        branches = len(self.aspp) * WIDTH
+        branches = len(self.aspp) * WIDTH  # 1280
         self.fine = ConvNormAct(first, FINE_WIDTH, 1)
         self.coarse = ConvNormAct(branches, WIDTH, 1)
-        joined = FINE_WIDTH + WIDTH
+        joined = FINE_WIDTH + WIDTH  # 304
         self.fuse = nn.Sequential(ConvNormAct(joined, WIDTH, 3), ConvNormAct(WIDTH, WIDTH, 3))
         self.classifier = nn.Conv2d(WIDTH, classes, kernel_size=1)
         pairs = ((third, last), (last, branches), (branches, WIDTH), (joined, WIDTH))
@@ -123,10 +132,11 @@ class HANet(SegmentationModel):
         self.aux_heads = nn.ModuleDict({"aux": AuxiliaryHead(third, 512, classes)})
 
     def positions(self, device: torch.device) -> Tensor:
-        """Return the positions of the rows of attention, (R,), with noise in training."""
+        """Return the positions of the rows of attention, (R,) int64, with noise in training."""
         rows = torch.arange(ROWS, device=device)
         if not self.training:
             return rows
+        # rounded down, so that a row moves up more often than down
         noise = (torch.randn(ROWS, device=device) * NOISE).floor().clamp(-MOST_NOISE, MOST_NOISE)
         return (rows + noise.long()).clamp(0, ROWS)
 
@@ -135,47 +145,23 @@ class HANet(SegmentationModel):
         first, _, third, last = pyramid
         positions = self.positions(last.device)
         last = self.attend[0](third, last, positions)
-        branches = torch.cat([branch(last) for branch in self.aspp], dim=1)
+        branches = torch.cat([branch(last) for branch in self.aspp], dim=1)  # (B, 1280, h, w)
         branches = self.attend[1](last, branches, positions)
-        coarse = self.attend[2](branches, self.coarse(branches), positions)
-        size = (first.shape[2], first.shape[3])
-        joined = torch.cat([self.fine(first), resize(coarse, size, align_corners=True)], dim=1)
+        coarse = self.attend[2](branches, self.coarse(branches), positions)  # (B, 256, h, w)
+        lifted = resize(coarse, (first.shape[2], first.shape[3]), align_corners=True)
+        joined = torch.cat([self.fine(first), lifted], dim=1)  # (B, 304, H/4, W/4)
         features = self.attend[3](joined, self.fuse(joined), positions)  # (B, 256, H/4, W/4)
         return Decoded(
             self.classifier(features), features, lambda: {"aux": self.aux_heads["aux"](third)}
         )
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The authors' key names -> ours; -> (renamed state, none that is not used).
+        """Return (state under our key names, unused keys).
 
-        Their convolutions of rows become those of maps of one column. A file without the auxiliary
-        head leaves ours as it is.
+        A file without the auxiliary head leaves ours unchanged.
         """
-        trunk: dict[str, Tensor] = {}
-        renamed: dict[str, Tensor] = {}
-        for key, value in state.items():
-            if key.startswith("layer"):
-                trunk[rename_start(key, {"layer0.": "stem."})] = value
-            else:
-                renamed[rename_start(key, OFFICIAL_PARTS)] = (
-                    value[..., None] if value.ndim == 3 else value
-                )
-        own, unused = self.backbone.rename_official(trunk)
-        renamed |= {f"backbone.{key}": value for key, value in own.items()}
-        return self.with_own_aux_heads(renamed), [f"backbone.{key}" for key in unused]
-
-
-def dilated_resnet(name: str, output_stride: int) -> ResNet:
-    """Build a ResNet at 1 / output_stride, with one dilation in all blocks of a stage.
-
-    Other than in torchvision, the first block of a stage is dilated as much as those after it.
-    """
-    backbone = backbones.build(name, output_stride)
-    assert isinstance(backbone, ResNet)
-    for stage, rate in ((3, 2),) if output_stride == 16 else ((2, 2), (3, 4)):
-        blocks = len(list(backbone.stages[stage].children()))
-        backbone.dilate_blocks(stage, [rate] * blocks)
-    return backbone
+        on_maps = {key: x[..., None] if x.ndim == 3 else x for key, x in state.items()}
+        return self.rename_parts(on_maps, OFFICIAL_PARTS)
 
 
 _entry = partial(ModelEntry, HANet, paper="HANet, arXiv:2003.05128")
@@ -201,6 +187,8 @@ OFFICIAL_ATTENTION = {
 """Names inside an attention module."""
 
 OFFICIAL_PARTS = {
+    "layer0.": "backbone.stem.",
+    "layer": "backbone.layer",
     "aspp.img_conv.0.": "aspp.0.1.",
     "aspp.img_conv.1.": "aspp.0.2.",
     **{f"aspp.features.{i}.": f"aspp.{i + 1}." for i in range(4)},
@@ -218,4 +206,4 @@ OFFICIAL_PARTS = {
         for theirs, ours in OFFICIAL_ATTENTION.items()
     },
 }
-"""How the authors' keys begin -> how ours begin."""
+"""Start of the authors' key -> start of ours."""

@@ -1,13 +1,13 @@
 """IFA: implicit feature alignment by positions (Hu et al., ECCV 2022, arXiv:2206.08655).
 
-Four stages of a ResNet are brought to one width. Every cell of the 1/4 grid reads the nearest cell
-of each stage and its own place relative to that cell's centre, encoded by sines and cosines of
-learned frequencies (Sec. 3.2); a small network of 1x1 convolutions computes its logits. For
-training there is a head on the third stage. What the paper leaves open is as in the authors' code
-(hzhupku/IFA), its version without ASPP: the stem has three 3x3 convolutions, its pool rounds sizes
-up, and the blocks of the last stage have dilations 2, 2 and 4.
+Four stages of a ResNet are brought to one width. Every position of the 1/4 grid reads the nearest
+cell of each stage and its offset from that cell's centre, encoded by sines and cosines of learned
+frequencies. A small network of 1x1 convolutions computes its logits from them. For training, an
+auxiliary head classifies the third stage. What the paper leaves open is as in the authors' code
+(hzhupku/IFA), in its version without ASPP: the stem has three 3x3 convolutions, its pool rounds
+sizes up, and the blocks of the last stage have dilations 2, 2 and 4.
 
-Letters: B images, H x W the image, h x w a map, D width of a stage, K classes.
+Letters: B images, H x W the image or a fine grid, h x w a map, D width of a stage, K classes.
 """
 
 from collections.abc import Mapping
@@ -18,36 +18,33 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from featherseg import backbones
-from featherseg.backbones.resnet import ResNet
+from featherseg.backbones.resnet import build_resnet
 from featherseg.layers.auxiliary_head import AuxiliaryHead
 from featherseg.layers.conv import ConvNormAct
 from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
-from featherseg.layers.official_keys import rename_start
 from featherseg.layers.precision import at_least_fp32, autocast_off
 
 MULTI_GRID = (2, 2, 4)
 """Dilations of the blocks of the last stage."""
 
 EXPONENTS = (0.0, 1.2, 2.4, 3.6, 4.8, 6.0)
-"""Initial frequencies of each axis, as powers of two per cell."""
+"""Initial frequencies of each axis are 2 to these powers, in radians per half cell."""
 
 ENCODED = 2 + 4 * len(EXPONENTS)
-"""Values that encode a position: itself, and a sine and a cosine of each frequency of each axis."""
+"""Values that encode an offset: itself, and a sine and a cosine of each frequency of each axis."""
 
 
 class NearestCell(nn.Module):
-    """Reads for each position of a finer grid the nearest cell of a map, and the offset to it."""
+    """Reads for each position of a finer grid the nearest cell of a map and the offset from it."""
 
     def __init__(self) -> None:
         super().__init__()
         frequencies = torch.tensor([2.0**exponent for exponent in EXPONENTS])
-        nothing = torch.zeros_like(frequencies)
-        rows = torch.stack([frequencies, nothing], dim=1)  # (6, 2), of (dy, dx)
-        self.frequencies = nn.Parameter(torch.cat([rows, rows.flip(1)]))  # (12, 2)
+        of_rows = torch.stack([frequencies, torch.zeros_like(frequencies)], dim=1)  # (6, 2)
+        self.frequencies = nn.Parameter(torch.cat([of_rows, of_rows.flip(1)]))  # (12, 2): dy, dx
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """x (B, D, h, w), size -> (B, 26 + D, *size): the encoded offset, then the cell."""
+        """x (B, D, h, w), size (H, W) -> (B, 26 + D, H, W): the encoded offset, then the cell."""
         row, dy = nearest(size[0], x.shape[2], self.frequencies)  # (H,) each
         column, dx = nearest(size[1], x.shape[3], self.frequencies)  # (W,) each
         with autocast_off(x.device):
@@ -64,18 +61,19 @@ class NearestCell(nn.Module):
         return self.frequencies.numel() * y.shape[2] * y.shape[3]
 
 
-def nearest(places: int, cells: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (nearest cell, distance behind its centre) of each place of a side.
+def nearest(length: int, cells: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (nearest cell, offset from its centre in half cells) for each position of a side.
 
-    Places and cells divide the same side evenly; the distance is in half cells. Both are (places,).
-    Of two cells that are equally near, the one with the even number is chosen, as in torch's
-    grid_sample. Computed in whole numbers, so that every runtime chooses the same.
+    Both are (length,). The positions and the cells each divide the side evenly. A tie goes to the
+    cell with the even number, as in torch's grid_sample. Integers decide, so that all runtimes
+    choose the same cell.
     """
-    middle = (2 * torch.arange(places, device=like.device) + 1) * cells  # in 1 / (2 places) cells
-    cell = torch.div(middle, 2 * places, rounding_mode="floor")
-    cell = torch.where((middle == 2 * places * cell) & (cell % 2 == 1), cell - 1, cell)
-    half_cells = (middle - (2 * cell + 1) * places).to(at_least_fp32(like).dtype) / places
-    return cell, half_cells
+    # centres of the positions, in units of 1 / (2 length) cells
+    centre = (2 * torch.arange(length, device=like.device) + 1) * cells
+    cell = torch.div(centre, 2 * length, rounding_mode="floor")
+    cell = torch.where((centre == 2 * length * cell) & (cell % 2 == 1), cell - 1, cell)
+    offset = (centre - (2 * cell + 1) * length).to(at_least_fp32(like).dtype) / length
+    return cell, offset
 
 
 class IFAConfig(ModelConfig):
@@ -88,8 +86,8 @@ class IFAConfig(ModelConfig):
 class IFA(SegmentationModel):
     """Normalised images (B, 3, H, W) -> logits (B, K, h, w) at 1/4, auxiliary `aux` at 1/16.
 
-    h = H/4 rounded up, and one more if H is a multiple of 4 or one less than one, because the pool
-    of the stem rounds up. Runs natively at every size.
+    h is H/4 rounded up, plus 1 if H modulo 4 is 0 or 3, because the stem's pool rounds up. Runs
+    natively at every size.
     """
 
     align_corners = True
@@ -101,8 +99,7 @@ class IFA(SegmentationModel):
         super().__init__()
         width = config.decoder_channels
         self.classes, self.feature_channels = classes, width
-        backbone = backbones.build(config.backbone)
-        assert isinstance(backbone, ResNet)
+        backbone = build_resnet(config.backbone)
         backbone.pool.ceil_mode = True
         backbone.dilate_blocks(3, MULTI_GRID)
         self.backbone = backbone
@@ -118,30 +115,25 @@ class IFA(SegmentationModel):
         self.aux_heads = nn.ModuleDict({"aux": AuxiliaryHead(channels[2], width, classes)})
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
-        """Return logits (B, K, h, w), features, and auxiliary logits."""
+        """Return logits (B, K, h, w), features (B, D, h, w), and auxiliary logits."""
         size = (pyramid[0].shape[2], pyramid[0].shape[3])
         readings = [
             read(lateral(x), size)
             for x, lateral, read in zip(pyramid, self.lateral, self.read, strict=True)
         ]
-        features = self.decoder(torch.cat(readings, dim=1))  # (B, D, H/4, W/4)
+        features = self.decoder(torch.cat(readings, dim=1))  # (B, D, h, w)
         return Decoded(
             self.classifier(features), features, lambda: {"aux": self.aux_heads["aux"](pyramid[2])}
         )
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Return (state under our key names, no unused keys).
+        """Return (state under our key names, unused keys).
 
-        The authors' 1x1 convolutions of a list of positions become those of a map. A file without
-        the auxiliary head leaves ours unchanged.
+        The authors' convolutions of a list of positions (Conv1d) become those of a map. A file
+        without the auxiliary head leaves ours unchanged.
         """
-        named = {f"backbone{key.removeprefix('encoder')}" if key.startswith("encoder.") else key: x
-                 for key, x in state.items()}  # fmt: skip
-        renamed, unused, others = self.rename_backbone(named)
-        for key, value in others.items():
-            on_map = value[..., None] if value.ndim == 3 else value
-            renamed[rename_start(key, OFFICIAL_PARTS)] = on_map
-        return self.with_own_aux_heads(renamed), unused
+        on_maps = {key: x[..., None] if x.ndim == 3 else x for key, x in state.items()}
+        return self.rename_parts(on_maps, OFFICIAL_PARTS)
 
 
 _entry = partial(ModelEntry, IFA, paper="IFA, arXiv:2206.08655")
@@ -151,6 +143,7 @@ VARIANTS = {
 
 
 OFFICIAL_PARTS = {
+    "encoder.": "backbone.",
     **{f"decoder.enc{i}.": f"lateral.{i - 1}." for i in (1, 2, 3)},
     "decoder.head.": "lateral.3.",
     **{f"decoder.ifa.pos{i}.emb": f"read.{i - 1}.frequencies" for i in (1, 2, 3, 4)},

@@ -1,12 +1,13 @@
 """NRD: dynamic neural representational decoders (Zhang et al., NeurIPS 2021, arXiv:2107.14428).
 
-A ResNet and ASPP with separable convolutions see the image down to 1/32. For every cell there a
-controller predicts the weights of a small network of 1x1 convolutions (Sec. 3.2), which computes
-the logits of the cell's 8x8 patch at 1/4 from the place in the patch and 16 guidance channels of
-the first stage. For training there is a head on the third stage. What the paper leaves open is as
-in the authors' code (aim-uofa/NRD_decoder).
+A ResNet and ASPP with separable convolutions reduce the image to 1/32. For every cell there, a
+controller predicts the weights of a small network of 1x1 convolutions. This network computes the
+logits of the cell's 8x8 patch at 1/4 from the position in the patch and 16 guidance channels of the
+first stage. For training, an auxiliary head classifies the third stage. What the paper leaves open
+is as in the authors' code (aim-uofa/NRD_decoder).
 
-Letters: B images, H x W the image, h x w its map at 1/32, D width of ASPP, K classes.
+Letters: B images, H x W the image, h x w the map at 1/32, D width of ASPP, P predicted weights,
+K classes.
 """
 
 from collections.abc import Mapping
@@ -23,23 +24,22 @@ from featherseg.layers.atrous import ImagePooling
 from featherseg.layers.auxiliary_head import AuxiliaryHead
 from featherseg.layers.conv import ConvNormAct, convolve, normalise_act
 from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
-from featherseg.layers.official_keys import rename_start
 
 PATCH = 8
-"""Cells of the 1/4 grid on a side of a cell at 1/32."""
+"""Positions of the 1/4 grid on each side of a cell at 1/32."""
 
 RATES = (3, 6, 9)
 """Dilations of the three separable branches of ASPP."""
 
 GUIDANCE, HIDDEN = 16, 16
-"""Channels of the first stage that a patch's network sees, and of its two hidden layers."""
+"""Guidance channels that a patch's network sees, and channels of its two hidden layers."""
 
 GUIDANCE_HIDDEN = 48
-"""Channels that the first stage is reduced to before its guidance."""
+"""Channels that the first stage is reduced to before the guidance channels."""
 
 
 class AtrousSeparable(nn.Module):
-    """Depthwise 3x3 with a dilation, 1x1, both with norm and ReLU."""
+    """Branch of ASPP: depthwise 3x3 with a dilation, 1x1, both with norm and ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, rate: int) -> None:
         super().__init__()
@@ -60,8 +60,8 @@ class AtrousSeparable(nn.Module):
 class PatchNetworks(nn.Module):
     """Runs the network of every cell on the cell's patch.
 
-    The P predicted weights are those of two hidden layers, each its matrix by output channels and
-    then its biases, and the matrix of the last layer; its biases are `bias`.
+    The P predicted weights are the matrix (output channels first) and the biases of each of two
+    hidden layers, then the matrix of the last layer. The biases of the last layer come as `bias`.
     """
 
     def __init__(self, classes: int) -> None:
@@ -83,14 +83,14 @@ class PatchNetworks(nn.Module):
         batch, _, height, width = guidance.shape
         rows, columns = weights.shape[2:]
 
-        # the place in the patch, 0 to 7/8, beside the guidance
+        # the position in the patch, 0 to 7/8, beside the guidance: (B, 18, 8 h, 8 w)
         y = (torch.arange(height, device=guidance.device) % PATCH).to(guidance.dtype) / PATCH
         x = (torch.arange(width, device=guidance.device) % PATCH).to(guidance.dtype) / PATCH
-        place = torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)])  # (2, 8 h, 8 w)
-        seen = self.norm(torch.cat([place.expand(batch, -1, -1, -1), guidance], dim=1))
+        position = torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)])
+        inputs = self.norm(torch.cat([position.expand(batch, -1, -1, -1), guidance], dim=1))
 
         # positions of a patch as the columns of a matrix: (B, h, w, 18, 64)
-        patches = seen.reshape(batch, -1, rows, PATCH, columns, PATCH)
+        patches = inputs.reshape(batch, -1, rows, PATCH, columns, PATCH)
         hidden = patches.permute(0, 2, 4, 1, 3, 5).flatten(4)
         first, first_bias, second, second_bias, last = weights.permute(0, 2, 3, 1).split(
             self.sizes, dim=-1
@@ -104,7 +104,7 @@ class PatchNetworks(nn.Module):
         return logits.reshape(batch, self.classes, height, width)
 
     def macs(self, x: Tensor, y: Tensor) -> int:
-        """The three layers at every position; ptflops does not see them."""
+        """Count the three layers at every position; ptflops misses them."""
         first, _, second, _, last = self.sizes
         return y[:, 0].numel() * (first + second + last)
 
@@ -151,33 +151,29 @@ class NRD(SegmentationModel):
         self.aux_heads = nn.ModuleDict({"aux": AuxiliaryHead(third, 256, classes, bias=False)})
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
-        """Return logits (B, K, H/4, W/4), features (B, D, H/32, W/32), and auxiliary logits."""
+        """Return logits (B, K, H/4, W/4), features (B, D, h, w), and auxiliary logits."""
         first, _, third, last = pyramid
-        branches = torch.cat([branch(last) for branch in self.aspp], dim=1)
-        features = self.controller(self.fuse(branches))  # (B, D, H/32, W/32)
+        branches = torch.cat([branch(last) for branch in self.aspp], dim=1)  # (B, 5 D, h, w)
+        features = self.controller(self.fuse(branches))  # (B, D, h, w)
         logits = self.patches(
             self.guidance(first), self.weights(features), self.classifier(features)
         )
         return Decoded(logits, features, lambda: {"aux": self.aux_heads["aux"](third)})
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The authors' key names -> ours; -> (renamed state, a classifier that they do not use).
+        """Return (state under our key names, unused keys: a classifier that the authors never run).
 
-        Their controller predicts the biases of the last layers among the weights. A file without
-        the auxiliary head leaves ours as it is.
+        The authors' controller has one last layer, ours has two: the biases of the patches' last
+        layers are separate. A file without the auxiliary head leaves ours unchanged.
         """
-        renamed, unused, others = self.rename_backbone(state)
+        never_run = [key for key in state if key.startswith(OFFICIAL_UNUSED)]
+        split = {key: value for key, value in state.items() if key not in never_run}
         weights = sum(self.patches.sizes)
-        for key, value in others.items():
-            if key.startswith("decode_head.conv_seg."):
-                unused.append(key)
-            elif key.startswith(OFFICIAL_CONTROLLER):
-                leaf = key.removeprefix(OFFICIAL_CONTROLLER)
-                renamed[f"weights.{leaf}"] = value[:weights]
-                renamed[f"classifier.{leaf}"] = value[weights:]
-            else:
-                renamed[rename_start(key, OFFICIAL_PARTS)] = value
-        return self.with_own_aux_heads(renamed), unused
+        for key in [key for key in split if key.startswith(OFFICIAL_CONTROLLER)]:
+            value, leaf = split.pop(key), key.removeprefix(OFFICIAL_CONTROLLER)
+            split |= {f"weights.{leaf}": value[:weights], f"classifier.{leaf}": value[weights:]}
+        renamed, unused = self.rename_parts(split, OFFICIAL_PARTS)
+        return renamed, unused + never_run
 
 
 _entry = partial(ModelEntry, NRD, paper="NRD, arXiv:2107.14428")
@@ -187,6 +183,7 @@ VARIANTS = {
 
 
 OFFICIAL_CONTROLLER = "decode_head.classifier.classifier.1."
+OFFICIAL_UNUSED = "decode_head.conv_seg."
 
 OFFICIAL_PARTS = {
     **{
@@ -210,4 +207,4 @@ OFFICIAL_PARTS = {
     "decode_head.cat_norm.": "patches.norm.",
     "auxiliary_head.conv_seg.": "aux_heads.aux.4.",
 }
-"""How the authors' keys begin -> how ours begin."""
+"""Start of the authors' key -> start of ours."""

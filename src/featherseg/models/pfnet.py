@@ -1,13 +1,13 @@
 """PFNet: point flow for aerial image segmentation (Li et al., CVPR 2021, arXiv:2103.06564).
 
-A feature pyramid whose top-down steps (point flow modules, Sec. 3.2) hand context from the coarse
-to the fine map at a few points only: where edges are likely, and where the maps match best.
-Elsewhere nothing of the coarse map reaches the fine one. What the paper leaves open is as in its
-authors' model (lxtGH/PFSegNets), described in words, without any of their code: the backbone is
-SFNet's (three 3x3 convolutions for a stem, dilated last stages that keep their strides), and so is
-the pyramid pooling.
+A feature pyramid whose top-down steps, the point flow modules, hand context from the coarse to the
+fine map at a few points only: where edges are likely, and where the maps match best. Elsewhere
+nothing of the coarse map reaches the fine one. What the paper leaves open is as in its authors'
+model (lxtGH/PFSegNets), which was described in words: none of their code is used. The stem, the
+dilated stages that keep their strides and the pyramid pooling are those of SFNet.
 
-Letters: B images, H x W the image, h x w a coarse map, D decoder width, P points, K classes.
+Letters: B images, H x W the image or a fine map, h x w a coarse map, D decoder width, P points,
+K classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from featherseg import backbones
-from featherseg.backbones.resnet import ResNet
 from featherseg.layers.align import AlignedPyramid
 from featherseg.layers.conv import ConvNormAct
 from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
-from featherseg.layers.official_keys import rename_start
 from featherseg.layers.pooling import PyramidPooling, RegionMean, region_places
 from featherseg.layers.precision import at_least_fp32, autocast_off
 from featherseg.layers.resize import resize
@@ -34,7 +32,7 @@ KEY_CHANNELS = 64
 
 
 class PointFlow(nn.Module):
-    """Point flow module (Sec. 3.2, Fig. 3): replaces points of the fine map."""
+    """Point flow module: adds mixtures of points of the coarse map to points of the fine map."""
 
     def __init__(self, channels: int, *, max_pool: int, mean_pool: int, edge_points: int) -> None:
         super().__init__()
@@ -56,8 +54,8 @@ class PointFlow(nn.Module):
         smooth = resize(self.pool(certainty), size, align_corners=True)  # (B, 1, h, w)
         edge = self.edge(coarse - coarse * smooth)  # (B, 1, h, w)
 
-        # the likeliest edges: the fine map is sampled at the centres of their cells
-        # (a map of fewer cells repeats its last one, which then counts once: graphs have one P)
+        # the likeliest edges: the fine map is sampled at the centres of their cells (a graph has a
+        # fixed P, so in a map of fewer cells the last one fills up and counts once)
         cells = size[0] * size[1]
         absent = torch.sym_max(self.edge_points - cells, 0)
         logits = F.pad(edge.flatten(1), (0, absent), value=-torch.inf)
@@ -65,7 +63,7 @@ class PointFlow(nn.Module):
         exists, edges = edges < cells, edges.clamp(max=cells - 1)
         at_edges = mix(gather(coarse, edges), sample(fine, edges, size), exists)
 
-        # the best match of each region: the fine map is read at the cell that it falls into
+        # the best match of each region, P = max_pool squared: the fine map is read at its cell
         with torch.no_grad():
             best = region_places(certainty, self.max_pool).flatten(1)  # (B, P)
         matched = certainty.flatten(1).gather(1, best).view(-1, 1, self.max_pool, self.max_pool)
@@ -73,7 +71,7 @@ class PointFlow(nn.Module):
         places = scaled(best, fine, coarse)
         at_matches = mix(gather(raised, best), gather(fine, places))
 
-        # a point that is both is a match
+        # matches are written last: a cell that is both is a match
         out = scatter(fine.flatten(2), scaled(edges, fine, coarse), at_edges)
         return scatter(out, places, at_matches).view_as(fine), edge
 
@@ -209,13 +207,10 @@ class PFNet(SegmentationModel):
         super().__init__()
         width = config.decoder_channels
         self.classes, self.feature_channels = classes, width
-        backbone = backbones.build(config.backbone)
-        assert isinstance(backbone, ResNet)
-        for stage, rate in ((2, 2), (3, 4)):
-            blocks = len(list(backbone.stages[stage].children()))
-            backbone.dilate_blocks(stage, [rate] * blocks)
-        self.backbone = backbone
-        channels = backbone.stage_channels
+        self.backbone = backbones.build(config.backbone)
+        self.backbone.dilate_blocks(2, 2)
+        self.backbone.dilate_blocks(3, 4)
+        channels = self.backbone.stage_channels
         self.context = PyramidPooling(channels[-1], width)
         self.decoder = PointPyramid(channels, width, config)
         self.fuse = ConvNormAct(4 * width, width, 3)
@@ -233,15 +228,7 @@ class PFNet(SegmentationModel):
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Return (state under our key names, unused keys)."""
-        renamed: dict[str, Tensor] = {}
-        trunk: dict[str, Tensor] = {}
-        for key, value in state.items():
-            (renamed if key.startswith("head.") else trunk)[rename_start(key, OFFICIAL_PARTS)] = (
-                value
-            )
-        own, unused = self.backbone.rename_official(trunk)
-        renamed |= {f"backbone.{key}": value for key, value in own.items()}
-        return renamed, [f"backbone.{key}" for key in unused]
+        return self.rename_parts(state, OFFICIAL_PARTS)
 
 
 _entry = partial(ModelEntry, PFNet, paper="PFNet, arXiv:2103.06564")
@@ -268,8 +255,9 @@ OFFICIAL_POINT_FLOW = {
 """Names inside a point flow module."""
 
 OFFICIAL_PARTS = {
-    "layer0.0.": "conv1.",  # the stem as torchvision would call it
-    "layer0.1.": "bn1.",
+    "layer0.0.": "backbone.conv1.",  # the stem as torchvision would call it
+    "layer0.1.": "backbone.bn1.",
+    "layer": "backbone.layer",
     "head.ppm.stages.": "context.branches.",
     "head.ppm.bottleneck.": "context.reduce.",
     "head.fpn_in.": "decoder.lateral.",
@@ -282,4 +270,4 @@ OFFICIAL_PARTS = {
     "head.conv_last.0.": "fuse.",
     "head.conv_last.1.": "classifier.",
 }
-"""How the authors' keys begin -> how ours begin."""
+"""Start of the authors' key -> start of ours."""

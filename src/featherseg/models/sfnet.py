@@ -17,32 +17,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from featherseg import backbones
-from featherseg.backbones.resnet import ResNet
-from featherseg.core.errors import ConfigError
 from featherseg.layers.align import AlignedPyramid
 from featherseg.layers.auxiliary_head import AuxiliaryHead
 from featherseg.layers.conv import ConvNormAct
-from featherseg.layers.model import Backbone, Decoded, ModelConfig, ModelEntry, SegmentationModel
-from featherseg.layers.official_keys import rename_start
+from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.pooling import PyramidPooling
 
 AUX_STRIDES = (4, 8, 16)
 """Strides of the pyramid's steps, fine to coarse; their heads are `dsn_4`, `dsn_8`, `dsn_16`."""
-
-
-def dilate_second_convolutions(backbone: Backbone) -> None:
-    """Apply the authors' variant "D" to a ResNet: dilation 2 in stage 3, 4 in stage 4.
-
-    Strides and weights stay. Raises ConfigError for another backbone.
-    """
-    if not isinstance(backbone, ResNet):
-        raise ConfigError(
-            f"SFNet on {type(backbone).__name__}: expected a ResNet as backbone, such as "
-            "'resnet-18-deep'."
-        )
-    for stage, rate in ((2, 2), (3, 4)):
-        blocks = len(list(backbone.stages[stage].children()))
-        backbone.dilate_blocks(stage, [rate] * blocks)
 
 
 class SFNetConfig(ModelConfig):
@@ -67,7 +49,8 @@ class SFNet(SegmentationModel):
         width = config.decoder_channels
         self.classes, self.feature_channels = classes, width
         self.backbone = backbones.build(config.backbone)
-        dilate_second_convolutions(self.backbone)
+        self.backbone.dilate_blocks(2, 2)
+        self.backbone.dilate_blocks(3, 4)
         channels = self.backbone.stage_channels
         self.context = PyramidPooling(channels[-1], width)
         self.decoder = AlignedPyramid(channels, width)
@@ -97,15 +80,7 @@ class SFNet(SegmentationModel):
         A file without auxiliary heads, from the authors' model without fpn_dsn, leaves ours
         unchanged.
         """
-        renamed: dict[str, Tensor] = {}
-        trunk: dict[str, Tensor] = {}
-        for key, value in state.items():
-            (renamed if key.startswith("head.") else trunk)[rename_start(key, OFFICIAL_PARTS)] = (
-                value
-            )
-        backbone, unused = self.backbone.rename_official(trunk)
-        renamed |= {f"backbone.{key}": value for key, value in backbone.items()}
-        return self.with_own_aux_heads(renamed), [f"backbone.{key}" for key in unused]
+        return self.rename_parts(state, OFFICIAL_PARTS)
 
 
 _entry = partial(ModelEntry, SFNet, paper="SFNet, arXiv:2002.10120")
@@ -117,8 +92,9 @@ VARIANTS = {
 
 
 OFFICIAL_PARTS = {
-    "layer0.0.": "conv1.",  # the stem as torchvision would call it
-    "layer0.1.": "bn1.",
+    "layer0.0.": "backbone.conv1.",  # the stem as torchvision would call it
+    "layer0.1.": "backbone.bn1.",
+    "layer": "backbone.layer",
     "head.ppm.stages.": "context.branches.",
     "head.ppm.bottleneck.": "context.reduce.",
     "head.fpn_in.": "decoder.lateral.",
