@@ -14,7 +14,7 @@ from featherseg.costs.cost import by_convention, count_layers, count_parameters
 from featherseg.costs.deeplab import deeplabs
 from featherseg.exporters.parity import perturb
 from featherseg.layers.resize import to_image
-from featherseg.models import configure
+from featherseg.models import build, configure
 from featherseg.models.deeplabv3 import (
     VARIANTS,
     AtrousPyramid,
@@ -241,5 +241,17 @@ def test_a_slip_in_the_switches_is_answered_with_a_sentence(options, said):
         network("deeplabv3-lite0", **options)
 
 
+@torch.no_grad()
+@pytest.mark.slow
+def test_the_panoptic_model_has_the_same_logits_and_objects_at_a_quarter():
+    ours, semantic = (perturb(build(f"deeplabv3-r50{task}", 5)) for task in ("-panoptic", ""))
+    images = seeded(1, 3, 70, 131)
+    out = ours(images)
+    assert_close(out.logits, semantic(images).logits)
+    assert out.logits.shape == (1, 5, 9, 17)
+    assert (out.centers.shape, out.offsets.shape) == ((1, 1, 18, 33), (1, 2, 18, 33))
+
+
 def test_the_catalogue_s_rows_are_counted_beside_mmsegmentation_s():
-    assert list(deeplabs()) == [*VARIANTS, "deeplabv3-r50-mmseg", "deeplabv3-r101-mmseg"]
+    semantic = [name for name, row in VARIANTS.items() if not row.panoptic]
+    assert list(deeplabs()) == [*semantic, "deeplabv3-r50-mmseg", "deeplabv3-r101-mmseg"]

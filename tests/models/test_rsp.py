@@ -18,6 +18,7 @@ from featherseg.costs.cost import by_convention, count_layers, count_parameters
 from featherseg.exporters.parity import perturb
 from featherseg.layers.instance_branch import InstanceBranch
 from featherseg.layers.resize import to_image
+from featherseg.models import build
 from featherseg.models.rsp import (
     RSP,
     VARIANTS,
@@ -34,12 +35,14 @@ PARTS = {  # (backbone, width): parameters of backbone, neck, head with 19 class
     ("efficientnet-lite0", 128): (2_958_848, 384_810, 274_763),
     ("efficientnet-b3", 64): (10_103_336, 125_354, 72_395),
     ("efficientnet-b3", 128): (10_103_336, 398_122, 274_763),
+    ("resnet-50", 64): (23_508_032, 332_714, 72_395),
 }
 MACS = {  # the same networks: macs of 1024x2048
     ("efficientnet-lite0", 64): 22_720_182_016,
     ("efficientnet-lite0", 128): 42_052_908_800,
     ("efficientnet-b3", 64): 46_507_382_592,
     ("efficientnet-b3", 128): 65_944_966_976,
+    ("resnet-50", 64): 181_979_543_296,
 }
 MACS_512 = {("efficientnet-lite0", 64): 2_840_106_752, ("efficientnet-lite0", 128): 5_256_697_600}
 
@@ -62,6 +65,8 @@ ROUNDED = [  # backbone, width, options: M parameters, GMACs of 1024x2048, of 51
             ("efficientnet-b3", 128, {}, "10.78", "65.9", "8.24"),
             ("efficientnet-b5", 64, {}, "27.50", "103.8", "12.98"),
             ("efficientnet-b5", 128, {}, "27.99", "123.4", "15.43"),
+            ("resnet-50", 256, {"neck": "bifpn"}, "26.80", "286.4", "35.79"),
+            ("resnet-50", 256, {"neck": "fpn"}, "27.93", "345.3", "43.16"),
         ]
     ),
 ]
@@ -87,7 +92,12 @@ def model():
     return perturb(network(channels=16, repeats=1))
 
 
-@pytest.mark.parametrize(("backbone", "width"), PARTS)
+def with_slow(keys):
+    """Cases of the keys; those of ResNet-50 are slow."""
+    return [pytest.param(*k, marks=pytest.mark.slow if "resnet-50" in k else ()) for k in keys]
+
+
+@pytest.mark.parametrize(("backbone", "width"), with_slow(PARTS))
 def test_each_part_weighs_what_the_prototype_weighed(backbone, width):
     model = on_meta(backbone, width)
     parts = tuple(count_parameters(part) for part in (model.backbone, model.neck, model.head))
@@ -95,7 +105,7 @@ def test_each_part_weighs_what_the_prototype_weighed(backbone, width):
     assert count_parameters(model) == sum(parts)
 
 
-@pytest.mark.parametrize(("backbone", "width"), MACS)
+@pytest.mark.parametrize(("backbone", "width"), with_slow(MACS))
 def test_it_costs_what_the_prototype_cost(backbone, width):
     model = on_meta(backbone, width)
     assert macs(model, 1024, 2048) == MACS[backbone, width]
@@ -131,6 +141,32 @@ def test_the_page_about_the_paper_prints_these_counts():
         assert all(f" {count:,} " in lines[name] for count in counts if count)
 
 
+@pytest.mark.parametrize("name", [name for name, row in VARIANTS.items() if row.panoptic])
+def test_the_instance_branch_costs_the_same_on_every_backbone(name):
+    with_branch, semantic = VARIANTS[name], VARIANTS[name.removesuffix("-panoptic")]
+    assert with_branch.config == semantic.config
+    assert with_branch.params - semantic.params == 58_979
+    assert with_branch.macs - semantic.macs == 910_426_112
+
+
+@torch.no_grad()
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rsp-r50-panoptic", "rsp-b3-panoptic"])
+def test_a_larger_panoptic_model_does_with_its_pyramid_what_the_small_one_does(name):
+    ours, small = (perturb(build(n, classes=5)) for n in (name, "rsp-lite0-panoptic"))
+    images = seeded(1, 3, 70, 131)
+    out, expected = ours(images), small(images)
+    shapes = [(1, 5, 24, 40), (1, 1, 24, 40), (1, 2, 24, 40)]  # of 96 x 160
+    for segmentation in (out, expected):
+        maps = (segmentation.logits, segmentation.centers, segmentation.offsets)
+        assert [tuple(x.shape) for x in maps] == shapes
+    for part in ("head", "instance_branch"):
+        getattr(ours, part).load_state_dict(getattr(small, part).state_dict())
+    pyramid = small.encode(seeded(1, 3, 64, 96))
+    assert_close(ours.decode(pyramid), small.decode(pyramid))
+    assert_close(ours.instance_branch(pyramid), small.instance_branch(pyramid))
+
+
 def test_an_instance_branch_adds_what_it_added_to_the_prototype():
     model = on_meta("efficientnet-lite0", 128)
     with torch.device("meta"):
@@ -141,8 +177,7 @@ def test_an_instance_branch_adds_what_it_added_to_the_prototype():
 
 def test_the_rows_are_these():
     rows = {
-        name: (row.backbone.removeprefix("efficientnet-"), row.config.channels)
-        for name, row in SEMANTIC.items()
+        name: (row.backbone.split("-")[-1], row.config.channels) for name, row in SEMANTIC.items()
     }
     assert rows == {
         "rsp-lite0": ("lite0", 64),
@@ -150,6 +185,7 @@ def test_the_rows_are_these():
         "rsp-lite2": ("lite2", 64),
         "rsp-b3": ("b3", 64),
         "rsp-b5": ("b5", 64),
+        "rsp-r50": ("50", 64),
     }
 
 

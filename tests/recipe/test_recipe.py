@@ -131,6 +131,18 @@ def test_cgrseg_lite0_is_trained_on_camvid_as_frm_lite0_is():
     )
 
 
+@pytest.mark.parametrize("data", ["cityscapes", "coco"])
+@pytest.mark.parametrize("task", ["", "-panoptic"])
+def test_rsp_and_deeplabv3_on_one_backbone_are_trained_alike(task, data):
+    names = [f"{model}-r50{task}" for model in ("rsp", "deeplabv3")]
+    rsp, deeplab = (parse_recipe(read_recipe(f"{name}_{data}")) for name in names)
+    assert [rsp.model.name, deeplab.model.name] == names
+    assert rsp == deeplab.model_copy(
+        update={"model": deeplab.model.model_copy(update={"name": rsp.model.name})}
+    )
+    assert rsp.data.name == {"cityscapes": f"cityscapes{task}", "coco": "coco-panoptic"}[data]
+
+
 def test_overrides_are_toml_values_or_plain_text():
     recipe = parse_recipe(
         MINIMAL, ["train.epochs=7", "augment.scale=[0.5, 2]", "data.root=/a b", "train.keep=last"]

@@ -122,6 +122,12 @@ VARIANTS = {
         params=58_630_483,
         macs=135_595_556_864,
     ),
+    "deeplabv3-r50-panoptic": _entry(
+        DeepLabV3Config(backbone="resnet-50"),
+        params=39_926_710,
+        macs=330_372_218_880,
+        panoptic=True,
+    ),
     "deeplabv3-lite0": _lite(
         DeepLabV3Config(backbone="efficientnet-lite0", output_stride=16),
         params=6_260_499,

@@ -396,6 +396,7 @@ class RSP(SegmentationModel):
 
 
 _entry = partial(ModelEntry, RSP, paper="RSP, arXiv:2106.01744 (reconstruction)")
+_panoptic = partial(_entry, panoptic=True)
 VARIANTS = {
     "rsp-lite0": _entry(
         RSPConfig(backbone="efficientnet-lite0"), params=3_149_941, macs=5_680_117_504
@@ -410,11 +411,18 @@ VARIANTS = {
     ),
     "rsp-b3": _entry(RSPConfig(backbone="efficientnet-b3"), params=10_301_085, macs=11_628_312_384),
     "rsp-b5": _entry(RSPConfig(backbone="efficientnet-b5"), params=27_498_149, macs=25_955_209_792),
-    "rsp-lite0-panoptic": _entry(
-        RSPConfig(backbone="efficientnet-lite0"),
-        params=3_208_920,
-        macs=6_590_543_616,
-        panoptic=True,
+    "rsp-r50": _entry(RSPConfig(backbone="resnet-50"), params=23_913_141, macs=45_494_957_824),
+    "rsp-lite0-panoptic": _panoptic(
+        RSPConfig(backbone="efficientnet-lite0"), params=3_208_920, macs=6_590_543_616
+    ),
+    "rsp-b3-panoptic": _panoptic(
+        RSPConfig(backbone="efficientnet-b3"), params=10_360_064, macs=12_538_738_496
+    ),
+    "rsp-b5-panoptic": _panoptic(
+        RSPConfig(backbone="efficientnet-b5"), params=27_557_128, macs=26_865_635_904
+    ),
+    "rsp-r50-panoptic": _panoptic(
+        RSPConfig(backbone="resnet-50"), params=23_972_120, macs=46_405_383_936
     ),
 }
 
