@@ -3,12 +3,17 @@
 import json
 import re
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
+import torch
 from support.golden.golden_make import FIGURE, GOLDEN, quoted, sha256
+from torch.utils.flop_counter import FlopCounterMode
 
+from featherseg import backbones
 from featherseg.core.errors import UnknownName
 from featherseg.costs.cost import CONVENTIONS
+from featherseg.costs.deeplab import deeplabs
 from featherseg.costs.papers import (
     AUTHORS_CONVENTIONS,
     VERDICTS,
@@ -25,7 +30,7 @@ from featherseg.costs.papers import (
     read_paper,
     verdict,
 )
-from featherseg.models import MODELS
+from featherseg.models import MODELS, configure
 
 CITYSCAPES, BDD100K = (1024, 2048), (720, 1280)
 PAPERS = ("frm", "cgrseg", "rsp")
@@ -327,12 +332,39 @@ def test_rsp_s_abstract_cannot_be_tested_and_ours_are_put_beside_every_deeplabv3
     assert [sentence["verdict"] for sentence in rsp["sentences"]] == ["not testable here"] * 2
     claim = rsp["sentences"][1]
     shares = {(ratio["model"], ratio["beside"]): ratio["macs_share"] for ratio in claim["ratios"]}
-    assert len(shares) == 5 * 7
+    assert len(shares) == 6 * 7
     assert shares["rsp-lite0", "deeplabv3-r50"] == pytest.approx(22.720 / 1308.6, abs=1e-4)
     assert shares["rsp-b5", "deeplabv3-r50-os16"] == pytest.approx(0.268, abs=5e-4)
     assert shares["rsp-b5", "deeplabv3-r101-mmseg"] == pytest.approx(0.037, abs=5e-4)
     fewer = sum(share <= 0.25 for share in shares.values())
-    assert f"{fewer} of 35 pairs of ours" in claim["words"]
+    assert f"{fewer} of 42 pairs of ours" in claim["words"]
+
+
+@pytest.mark.slow
+def test_the_counts_allow_the_readings_whose_backbone_leaves_room_for_a_head():
+    """Backbones by torch's counter, which knows nothing of ours."""
+    claim = check_paper("rsp")["sentences"][1]
+    readings = {reading["beside"]: reading for reading in claim["readings"]}
+    assert list(readings) == list(deeplabs())
+    for name, reading in readings.items():
+        backbone = configure(*deeplabs()[name]).backbone
+        with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+            backbones.build(backbone).eval()(torch.empty(1, 3, 1024, 2048))
+        share = counter.get_total_flops() / 2 / reading["beside_macs"]
+        assert reading["backbone_share"] == pytest.approx(share)
+        assert reading["verdict"] == ("allowed" if share < 0.25 else "refuted")
+        assert share < reading["macs_share"] == reading["macs"] / reading["beside_macs"]
+    both = [readings[name] for name in ("deeplabv3-r50", "deeplabv3-r50-os16")]
+    assert [f"{100 * reading['macs_share']:.1f}" for reading in both] == ["13.9", "47.0"]
+    assert [reading["verdict"] for reading in both] == ["allowed", "refuted"]
+    page = (Path(__file__).parents[2] / "docs" / "papers" / "rsp.md").read_text()
+    for reading in readings.values():
+        mega = [f"{reading[key] / 1e6:.1f}" for key in ("beside_params", "params")]
+        giga = [f"{reading[key] / 1e9:.1f}" for key in ("beside_macs", "macs")]
+        shares = [f"{100 * reading[key]:.1f} %" for key in ("macs_share", "backbone_share")]
+        cells = (mega[0], giga[0], mega[1], giga[1], *shares, reading["verdict"])
+        assert f"| {' | '.join(cells)} |\n" in page
+    assert "7 readings with one backbone for both: 4 allowed, 3 refuted." in claim["words"]
 
 
 def test_countings_are_of_the_catalogue_and_each_is_used():

@@ -129,8 +129,33 @@ def print_paper(console: Console, check: dict[str, Any]) -> None:
         quote = f"\u201c{sentence['text']}\u201d ({sentence['where']})"
         console.print(f"{sentence['verdict']}: {quote}", markup=False)
         console.print(f"  {sentence['words']}", markup=False)
+        if sentence["readings"]:
+            _print_readings(console, sentence["readings"])
     console.print("\nverdicts:")
     for verdict, meaning in check["verdicts"].items():
+        console.print(f"  {verdict}: {meaning}", markup=False)
+
+
+def _print_readings(console: Console, readings: Sequence[dict[str, Any]]) -> None:
+    """Print RSP beside every DeepLabV3 on the same backbone, with what the counts say of each."""
+    from featherseg.costs.papers import READINGS
+
+    rows = [
+        (
+            reading["beside"].removeprefix("deeplabv3-"),
+            f"{reading['beside_params'] / 1e6:.1f}",
+            f"{reading['beside_macs'] / 1e9:.1f}",
+            f"{reading['params'] / 1e6:.1f}",
+            f"{reading['macs'] / 1e9:.1f}",
+            f"{reading['macs_share']:.1%}",
+            f"{reading['backbone_share']:.1%}",
+            reading["verdict"],
+        )
+        for reading in readings
+    ]
+    heads = ("DeepLabV3", "M", "GMACs", "RSP, M", "GMACs", "share", "backbone", "75 % fewer")
+    console.print_table(heads, rows)
+    for verdict, meaning in READINGS.items():
         console.print(f"  {verdict}: {meaning}", markup=False)
 
 

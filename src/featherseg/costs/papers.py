@@ -6,6 +6,7 @@ are tried and, if a row's label is in doubt, other image sizes and numbers of cl
 """
 
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
@@ -30,7 +31,7 @@ from featherseg.costs.cost import (
     count_layers,
     count_parameters,
 )
-from featherseg.costs.deeplab import beside_deeplabv3
+from featherseg.costs.deeplab import beside_deeplabv3, on_same_backbone
 from featherseg.layers.model import SegmentationModel
 
 Verdict = Literal[
@@ -48,6 +49,15 @@ VERDICTS: dict[Verdict, str] = {  # from best to worst; a sentence has the worst
     "not reproducible": "no count is the printed figure",
     "not testable here": "no dataset, no weights, or a model that is not built here",
 }
+
+ABSTRACT_SHARE = 0.25
+"""MACs of RSP's model beside those of DeepLabV3: its abstract has "75% fewer"."""
+
+READINGS = {
+    "allowed": "the backbone alone costs less than 25 % of it: with a head it can have 75 % fewer",
+    "refuted": "the backbone alone costs more than 25 % of it: no head can have 75 % fewer",
+}
+"""What counts say of "75% fewer" if a DeepLabV3 on RSP's backbone is meant, whatever the head."""
 
 NOT_RECOUNTED = "published, not recounted"
 """Shown for a row whose model is not built here."""
@@ -229,15 +239,24 @@ def check_sentence(sentence: Mapping[str, Any]) -> dict[str, Any]:
             for deeplab in beside_deeplabv3(costs[0])
             for ours in costs
         ]
-        fewer = sum(ratio["macs_share"] <= 0.25 for ratio in deeplabs)
+        fewer = sum(ratio["macs_share"] <= ABSTRACT_SHARE for ratio in deeplabs)
         words.append(f"{fewer} of {len(deeplabs)} pairs of ours have at least 75 % fewer, by macs.")
         ratios += deeplabs
+    readings = []
+    if "same_backbone" in sentence:
+        counting = read_counting(sentence["same_backbone"])
+        pairs = on_same_backbone(counting.model, counting.size, counting.classes)
+        readings = [_reading(*pair) for pair in pairs]
+        counted = Counter(reading["verdict"] for reading in readings)
+        listed = ", ".join(f"{counted[verdict]} {verdict}" for verdict in READINGS)
+        words.append(f"{len(readings)} readings with one backbone for both: {listed}.")
     return {
         "where": sentence["where"],
         "text": sentence["text"],
         "verdict": max(verdicts, key=list(VERDICTS).index, default="not testable here"),
         "words": " ".join([*words, sentence.get("remark", "")]).strip(),
         "ratios": ratios,
+        "readings": readings,
     }
 
 
@@ -408,6 +427,14 @@ def _ratio(ours: Cost, beside: str, beside_params: int, beside_macs: int) -> dic
         "macs_share": macs / beside_macs,
         "params_share": ours.params / beside_params,
     }
+
+
+def _reading(ours: Cost, deeplab: Cost) -> dict[str, Any]:
+    """Return the ratio of RSP to a DeepLabV3 on the same backbone, with a key of READINGS."""
+    ratio = _ratio(ours, deeplab.model, deeplab.params, deeplab.macs["macs"])
+    backbone_share = ours.parts["backbone"].macs / deeplab.macs["macs"]
+    verdict = "allowed" if backbone_share < ABSTRACT_SHARE else "refuted"
+    return ratio | {"backbone_share": backbone_share, "verdict": verdict}
 
 
 def _ratio_in_words(ratio: Mapping[str, Any]) -> str:
