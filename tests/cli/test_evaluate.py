@@ -11,8 +11,11 @@ from support.processes.command import command
 import featherseg
 from featherseg.api import report
 from featherseg.cli.evaluate import evaluate
+from featherseg.cli.score_tables import print_comparison
+from featherseg.cli.terminal import Console
 from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.costs.cost import cost
+from featherseg.costs.published import Comparison, Difference
 from featherseg.data import score_split
 from featherseg.recipe.tables import PaperTable
 from featherseg.reports.card import card
@@ -146,7 +149,24 @@ def test_a_run_whose_recipe_names_a_paper_s_row_is_printed_beside_it(lawn_run, l
         "parameters, M" in line and " 3.5 " in line and ours in line
         for line in printed.splitlines()
     )
-    assert "Published" not in run(lawn_run, "--json").stdout
+    assert "No shipped recipe repeats this row" in printed
+    published = json.loads(run(lawn_run, "--json").stdout)["published"]
+    assert (published["row"], published["recipe"], published["differences"]) == (
+        "Table 9",
+        None,
+        [],
+    )
+    assert [figure["published"] for figure in published["figures"]] == [50.0, 3.5, 0.2]
+
+
+def test_what_differs_from_the_paper_s_recipe_is_printed_below_its_row(capsys):
+    rows = tuple(Difference(f"train.key{i}", i, None) for i in range(20))
+    print_comparison(Console(width=100), Comparison("Table 9", (), "a_b", rows))
+    printed = capsys.readouterr().out
+    assert "This run differs from this row's recipe, a_b, in 20 settings" in printed
+    assert "train.key11" in printed
+    assert "train.key12" not in printed
+    assert "8 more: featherseg evaluate --json" in printed
 
 
 def test_a_run_is_scored_on_the_whole_split_where_that_is_asked(lawn_run, lawn):

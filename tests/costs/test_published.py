@@ -193,6 +193,7 @@ def test_card_and_report_show_the_row_beside_the_run_s_figures(run):
     assert "The paper beside ours" in page
     assert '<td class="number">+2.34</td>' in page
     assert "Table 9 &lt;of&gt; a paper" in page
+    assert "No shipped recipe repeats this row" in page
     assert "paper.gmacs" not in page  # it is no setting
 
 
@@ -201,3 +202,92 @@ def test_without_a_row_card_and_report_say_nothing_of_papers(tmp_path):
     assert compare(open_run(tmp_path)) is None
     assert "Published" not in card(open_run(tmp_path))
     assert "The paper beside ours" not in report(tmp_path).path.read_text()
+
+
+RECIPE = "seaformer-tiny_ade20k"
+"""A shipped recipe that repeats a row; its model is counted quickly."""
+
+
+@pytest.fixture
+def trained(tmp_path: Path):
+    """Return a function that writes a run of RECIPE with overrides, and other facts of its record.
+
+    Settings of the machine and the seed are never the recipe's.
+    """
+
+    def write(*overrides: str, **facts: object) -> Run:
+        free = ("train.precision=fp32", "train.seed=3", "train.devices=4", "data.workers=1")
+        recipe = parse_recipe(read_recipe(RECIPE), (*free, *overrides), root=str(tmp_path))
+        info = small_info((ClassInfo("a", (1, 2, 3)),))
+        write_info(tmp_path, info.model_copy(update={"recipe": recipe, **facts}))
+        return open_run(tmp_path)
+
+    return write
+
+
+def test_a_run_by_the_row_s_recipe_differs_in_nothing(trained):
+    run = trained()
+    assert (compare(run).recipe, compare(run).differences) == (RECIPE, ())
+    sentence = "This run has the settings of this row's recipe, seaformer-tiny_ade20k."
+    assert sentence in card(run).replace("\\", "")
+
+
+def test_what_differs_from_the_row_s_recipe_stands_beside_the_row_everywhere(trained):
+    """Two images a step and one epoch were once set beside the paper's mIoU without a word."""
+    run = trained("train.batch_size=2", "train.epochs=1")
+    sentence = "This run differs from this row's recipe, seaformer-tiny_ade20k, in 2 settings"
+    assert compare(run).differs == sentence
+    assert compare(run).difference_rows() == [
+        ("train.epochs", "253", "1"),
+        ("train.batch_size", "32", "2"),
+    ]
+    text = card(run).replace("\\", "")
+    assert f"{sentence}:\n\n| setting | recipe | this run |" in text
+    assert "| train.batch_size | 32 | 2 |" in text
+    page = report(run.path).path.read_text().replace("&#39;", "'")
+    assert f"<caption>{sentence}.</caption>" in page
+    assert 'train.batch_size</th><td class="number">32</td><td class="number">2</td>' in page
+
+
+def test_the_first_differences_are_shown_and_json_has_all(trained):
+    keys = [f"train.{key}" for key in ("lr", "power", "floor", "ema", "clip_norm", "momentum")]
+    keys += [f"loss.{key}" for key in ("lovasz", "dice", "label_smoothing", "hardest")]
+    keys += [f"augment.{key}" for key in ("flip", "category_ratio", "brightness", "contrast")]
+    comparison = compare(trained(*(f"{key}=0.3" for key in keys)))
+    rows = comparison.difference_rows()
+    assert len(rows) == 13
+    assert rows[-1] == ("2 more: featherseg evaluate --json", "", "")
+    written = json.loads(json.dumps(comparison.as_dict()))["differences"]
+    assert {row["key"]: row["run"] for row in written} == dict.fromkeys(keys, 0.3)
+    assert {"key": "train.lr", "paper": 5e-3, "run": 0.3} in written
+
+
+def test_a_difference_is_short_and_shows_no_folder_of_this_machine(trained):
+    weights = [1.0 + i / 1000 for i in range(150)]
+    overrides = (f"loss.class_weights={weights}", 'teacher.runs=["/home/me/secret/runs/a"]')
+    run = trained(*overrides, "train.warmup_steps=0", "train.validate_every=6")
+    rows = {key: (paper, ours) for key, paper, ours in compare(run).difference_rows()}
+    assert rows == {
+        "loss.class_weights": ("none", "[1.0, 1.001, 1.002, 1.003, 1.004, 1.0..."),
+        "teacher.runs": ("[]", "[runs/a]"),
+        "train.warmup_steps": ("1500", "0"),
+    }
+    assert "secret" not in card(run)
+
+
+@pytest.mark.parametrize(
+    ("facts", "row"),
+    [
+        ({"loaded": {"init": "/a/b/c"}}, ("start of training", "from scratch", "weights of b/c")),
+        ({"loaded": {"imported": "a.pth"}}, ("weights", "trained", "imported from a.pth")),
+        ({"objects": ("loss",)}, ("loss", "of the recipe", "an object")),
+    ],
+)
+def test_what_no_setting_says_is_a_difference_too(trained, facts, row):
+    assert compare(trained(**facts)).difference_rows() == [row]
+
+
+def test_a_row_that_no_shipped_recipe_repeats_has_no_known_differences(run):
+    sentence = "No shipped recipe repeats this row: what this run did otherwise is not known."
+    assert (compare(run).recipe, compare(run).differences) == (None, ())
+    assert sentence in card(run)

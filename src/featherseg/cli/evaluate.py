@@ -61,7 +61,8 @@ def evaluate(
     examples/) and counts its looks at test. "selected on these images" marks the split by which the
     run's best weights were chosen: expect lower scores on unseen images. Nothing is written for an
     exported file, --predictions or a run included in featherseg. If the run's recipe names the row
-    of a paper, its figures are printed next to the run's own.
+    of a paper, its figures are printed next to the run's own, followed by every setting in which
+    the run differs from the row's recipe.
     """
     inference = parse_inference(window, scales, tta, resize)
     import featherseg

@@ -62,11 +62,14 @@ def _print_objects(console: Console, classes: Sequence[str], panoptic: Mapping[s
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
-    """Print a paper's row next to the run's own figures."""
-    from featherseg.costs.published import HEADS
+    """Print a paper's row next to the run's own figures, and what the run did otherwise."""
+    from featherseg.costs.published import DIFFERENCE_HEADS, HEADS
 
     title = f"Published in {comparison.row}, and this run"
     console.print_table(HEADS, [figure.texts() for figure in comparison.figures], title=title)
+    console.print(comparison.differs, markup=False)
+    if rows := comparison.difference_rows():
+        console.print_table(DIFFERENCE_HEADS, rows)
 
 
 def _percent(share: float) -> str:

@@ -105,7 +105,7 @@ SELECTED, TRAINED_ON = "selected on these images", "trained on these images"
 def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return `batch was 1, now 2; inference.flip was true, now false`; "" without a change."""
     before, after = (
-        _flat(json.loads(json.dumps(settings))) for settings in (then, now)
+        flattened(json.loads(json.dumps(settings))) for settings in (then, now)
     )  # tuples as lists
     changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     return "; ".join(
@@ -114,15 +114,12 @@ def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     )
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten {"inference": {"flip": true}} to {"inference.flip": true}."""
+def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return {"inference": {"flip": true}} as {"inference.flip": true}, at any depth."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        flat |= (
-            {f"{key}.{inner}": v for inner, v in value.items()}
-            if isinstance(value, dict)
-            else {key: value}
-        )
+        name = f"{prefix}{key}"
+        flat |= flattened(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return flat
 
 

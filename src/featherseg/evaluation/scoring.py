@@ -44,7 +44,8 @@ class Scores:
         panoptic: as `PanopticQuality.compute` returns it, categories in the order of the classes;
             None if model or data have no objects.
         panoptic_counts: (N, 3, K), `PanopticQuality.pooled` of each image, for an interval of PQ.
-        published: the paper's row beside these figures, if the run's recipe names one.
+        published: the paper's row beside these figures, and what the run did otherwise, if the
+            run's recipe names a row.
         selected: the run chose its weights by the score on these images.
         trained_on: the run was trained on some of these images.
         look: how many times the run was scored on test, this time included; None on other splits.
@@ -78,8 +79,8 @@ class Scores:
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values: fractions, pixel counts (confusion, void), null for NaN.
 
-        "selected" and "trained_on" are present only if true; "look", "split" and "inference" only
-        if they are known.
+        "selected" and "trained_on" are present only if true; "look", "split", "inference" and
+        "published" only if they are known.
         """
         names = {"data": self.data, "split": self.split, "inference": self.inference}
         values: dict[str, Any] = {key: text for key, text in names.items() if text is not None}
@@ -98,6 +99,7 @@ class Scores:
         }
         values |= {"panoptic": plain(self.panoptic)} if self.panoptic else {}
         values |= {"look": self.look} if self.look else {}
+        values |= {"published": self.published.as_dict()} if self.published else {}
         return values | {key: True for key in ("selected", "trained_on") if getattr(self, key)}
 
     def _repr_html_(self) -> str:

@@ -211,6 +211,12 @@ class TrainTable(Config):
         return 1 - 1 / max(1.0, self.ema_share * steps) if self.ema_share else self.ema
 
 
+MACHINE_KEYS = frozenset(
+    {"data.workers", "train.device", "train.devices", "train.nodes", "train.rank_seconds"}
+    | {"train.checkpoint_seconds", "train.loggers"}
+)
+"""Settings that do not change the result of a training."""
+
 LENGTHS, AVERAGES = ("epochs", "steps", "minutes"), ("ema", "ema_share")
 """Keys of [train] that exclude each other."""
 

@@ -1,13 +1,14 @@
 """Write the card of a run: model, data, settings, scores and limits, as Markdown."""
 
 import re
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from featherseg.core.files import load_json, write_text
 from featherseg.core.wording import counted, marks, one_line, size_text
 from featherseg.costs.cost import count_parameters
-from featherseg.costs.published import HEADS, compare
+from featherseg.costs.published import DIFFERENCE_HEADS, HEADS, compare
 from featherseg.recipe.tables import shown_data
 from featherseg.runs.run import ENVIRONMENT, Run, parts_of
 
@@ -203,10 +204,17 @@ def _figures(pq: float | None, miou: float) -> str:
 
 
 def _paper(run: Run) -> list[str]:
-    """Return the row of the paper that the recipe names, next to the run's figures."""
+    """Return the paper's row next to the run's figures, and what the run did otherwise."""
     comparison = compare(run)
     if comparison is None:
         return []
-    rows = [HEADS, ("---",) * len(HEADS), *(figure.texts() for figure in comparison.figures)]
-    table = [f"| {' | '.join(map(_text, row))} |" for row in rows]
-    return ["", f"Published in {_text(comparison.row)}, and this run:", "", *table]
+    figures = _table(HEADS, [figure.texts() for figure in comparison.figures])
+    lines = ["", f"Published in {_text(comparison.row)}, and this run:", "", *figures, ""]
+    if rows := comparison.difference_rows():
+        return [*lines, f"{_text(comparison.differs)}:", "", *_table(DIFFERENCE_HEADS, rows)]
+    return [*lines, f"{_text(comparison.differs)}."]
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table in Markdown."""
+    return [f"| {' | '.join(map(_text, row))} |" for row in (heads, ("---",) * len(heads), *rows)]

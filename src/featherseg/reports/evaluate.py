@@ -65,7 +65,8 @@ def evaluate(
 
     Returns:
         Scores: mIoU, IoU by class, accuracies, boundary F, the confusion matrix, and the paper's
-        row; `selected` if the weights were chosen because they are the best on these images.
+        row with what the run did otherwise; `selected` if the weights were chosen because they are
+        the best on these images.
 
     Raises:
         RunError, ExportError: The run or the file cannot be used.

@@ -9,9 +9,9 @@ from typing import Any
 from markupsafe import Markup
 
 from featherseg.core.errors import RunError
-from featherseg.core.wording import marks, size_text
+from featherseg.core.wording import flattened, marks, size_text
 from featherseg.costs.cost import CONVENTIONS, Cost
-from featherseg.costs.published import HEADS, Comparison
+from featherseg.costs.published import DIFFERENCE_HEADS, HEADS, Comparison
 from featherseg.evaluation.panoptic_quality import quality
 from featherseg.reports.charts import loss_chart, miou_chart
 from featherseg.reports.examples import PANELS, Example, data_uri, panel_file
@@ -68,6 +68,7 @@ def section_html(name: str, e: Evidence) -> str:
         shown_mixes=SHOWN_MIXES,
         panels=PANELS,
         paper_heads=HEADS,
+        difference_heads=DIFFERENCE_HEADS,
         conventions=CONVENTIONS,
         size_text=size_text,
         quality=quality,
@@ -78,7 +79,7 @@ def section_html(name: str, e: Evidence) -> str:
         number=_number,
         shares=_shares,
         objects_of=_objects,
-        flat=_flat,
+        flat=flattened,
         settings_of=_settings,
         file_name=lambda path: Path(path).name,
         data_uri=lambda run, example, panel: data_uri(panel_file(run, example, panel).read_bytes()),
@@ -150,15 +151,6 @@ def _settings(run: Run) -> list[tuple[str, Any]]:
         for key, value in values.items()
         if value is not None
     ]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Return nested tables as pairs with dotted keys."""
-    pairs: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        pairs += _flat(value, f"{name}.") if isinstance(value, Mapping) else [(name, value)]
-    return pairs
 
 
 def _shares(scores: Mapping[str, Any]) -> list[float]:

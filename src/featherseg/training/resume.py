@@ -10,31 +10,28 @@ import torch
 from featherseg import models
 from featherseg.core.errors import ConfigError, DataError, RunError
 from featherseg.core.types import OnMessage, SegmentationData
+from featherseg.core.wording import flattened
 from featherseg.data import DATASETS
 from featherseg.data.cache.fingerprint import Fingerprint, class_differences, read_fingerprint
 from featherseg.data.images.pairs import NamedData
 from featherseg.recipe.reading import override_recipe, with_absolute_paths
-from featherseg.recipe.tables import ModelTable, Recipe, TrainTable
+from featherseg.recipe.tables import MACHINE_KEYS, ModelTable, Recipe, TrainTable
 from featherseg.runs.run import DATA, Run, find_run, open_run
 from featherseg.training.request import OBJECT_RECIPE, Request
 from featherseg.training.resolve import updated
 from featherseg.training.teaching import open_unlabelled, teacher_row
 
-FREE = {"data.workers", "train.device", "train.checkpoint_seconds", "train.loggers"}
-FREE |= {"train.devices", "train.nodes", "train.rank_seconds"}
-"""Settings that a resumed run may change: they do not change its result."""
-
 LENGTH = {"steps", "decay_steps"}
 """Keys of [train] that may be larger when a run with a stable schedule continues."""
 
-_FREE_TRAIN = [key.removeprefix("train.") for key in FREE if key.startswith("train.")]
+_FREE_TRAIN = [key.removeprefix("train.") for key in MACHINE_KEYS if key.startswith("train.")]
 
 
 def resumed_recipe(run: Run, request: Request) -> Recipe:
     """Return the recipe of a run that continues: its own, with what the request may change.
 
-    The request may change FREE, where the data lie, and the steps of a stable schedule. Without a
-    recipe in the request only its options are compared with the run, else all settings.
+    The request may change MACHINE_KEYS, where the data lie, and the steps of a stable schedule.
+    Without a recipe in the request only its options are compared with the run, else all settings.
 
     Raises:
         ConfigError: an option is unknown, or settings differ; names each with both values.
@@ -60,7 +57,7 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
         or {begun_init, os.path.abspath(begun_init)}.isdisjoint({init, os.path.abspath(init)})
     ):
         different["--init"] = (begun_init, init)
-    allowed = FREE | _resolved_keys(run, begun, requested, now) | _places(begun, requested)
+    allowed = MACHINE_KEYS | _resolved_keys(run, begun, requested, now) | _places(begun, requested)
 
     # The same teachers, or their images, may lie elsewhere now
     teacher = begun.teacher
@@ -242,18 +239,7 @@ def _settings(recipe: Recipe, request: Request) -> dict[str, Any]:
     model: dict[str, Any] = {}
     if request.objects.model is None:
         model = models.configure(recipe.model.name, recipe.model.options).model_dump()
-    return _flat({"model": model}) | _flat(recipe.model_dump(exclude=published))
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.")
-            if isinstance(value, dict)
-            else {f"{prefix}{key}": value}
-        )
-    return flat
+    return flattened({"model": model}) | flattened(recipe.model_dump(exclude=published))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
