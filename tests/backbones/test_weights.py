@@ -173,6 +173,8 @@ def test_a_download_is_loaded_and_its_own_checksum_recorded(monkeypatch, tmp_pat
 class Small(nn.Module):
     """A backbone of one tensor."""
 
+    absent = ()
+
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(2, 3))

@@ -162,7 +162,7 @@ def test_imagenet_weights_for_other_channels_keep_the_model_s_own_options(monkey
                 {m.how for m in backbone.modules() if isinstance(m, PositionBias)},
             )
         )
-        return {"file": f"{name}.pth"}
+        return {"file": f"{name}.pth", "licence": "MIT", "keys": 1, "absent": [], "unused": []}
 
     monkeypatch.setattr(initialisation, "load_pretrained", load)
     options = {"position_resize": "two-dimensional"}

@@ -15,7 +15,7 @@ from support.processes.faulty_disk import FaultyDisk
 import featherseg
 from featherseg import models
 from featherseg.api import report
-from featherseg.backbones.weights import find_pretrained, load_official
+from featherseg.backbones.weights import find_pretrained, load_official, strip_prefix
 from featherseg.core.errors import ConfigError, FeathersegError, RunError, UnknownName, WeightsError
 from featherseg.data.datasets.camvid import CAMVID_LICENCE
 from featherseg.models import MODELS
@@ -24,7 +24,6 @@ from featherseg.training import train
 from featherseg.training.published_weights import (
     ImportRequest,
     combined_licence,
-    strip_prefix,
     write_imported_run,
 )
 

@@ -7,7 +7,7 @@ Nothing is downloaded unasked. A file comes with a package from the registry (ex
 import re
 import zipfile
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,6 +19,10 @@ from torch import Tensor, nn
 
 from featherseg.core.errors import WeightsError
 from featherseg.core.files import file_digest, home_folder, load_json
+from featherseg.layers.model import Backbone
+
+PREFIXES = ("module.", "net.", "model.", "_orig_mod.")
+"""Prefixes that wrappers (DataParallel, Lightning, compilers) add to every key of their model."""
 
 
 def weights_folder() -> Path:
@@ -73,13 +77,15 @@ class DownloadedFile:
     """A file of published weights at `address`; if that is a web page, the user downloads the file.
 
     sha256 is the published part of it, "" if none was published: some file names contain its first
-    8 digits. Without one, the sha256 of the fetched file is recorded next to it.
+    8 digits. Without one, the sha256 of the fetched file is recorded next to it. If a file contains
+    `wrapper`, its tensors are those that the authors load.
     """
 
     address: str
     file: str
     licence: str
     sha256: str = ""
+    wrapper: str = ""
 
     def path(self) -> Path | None:
         """Return the file's path; None if it is not in weights_folder()."""
@@ -98,7 +104,8 @@ class DownloadedFile:
                 f"Fetch them with: featherseg weights get {backbone} ({self.file} from "
                 f"{self.address} into {weights_folder()})"
             )
-        return f"Download {self.file} from {self.address} and put it in {weights_folder()}"
+        path = weights_folder() / self.file
+        return f"Download {self.file} from {self.address} and save it as {path}"
 
     def check(self, path: Path, backbone: str) -> None:
         """Raise WeightsError unless the content is the published one, or else the fetched one."""
@@ -184,7 +191,37 @@ def _mscan(size: str) -> DownloadedFile:
     )
 
 
+DDRNET = "the links below Pretrained models in the README of https://github.com/ydhongHIT/DDRNet"
+PIDNET = "the links in the README of https://github.com/XuJiacong/PIDNet, renewed in its issue 114"
+SCTNET = "the link `pretrain weights` in the README of https://github.com/xzz777/SCTNet"
+SEAFORMER = "the table in seaformer-cls/README.md of https://github.com/fudan-zvg/SeaFormer"
+
+
+def _peer(address: str, file: str, licence: str, wrapper: str = "") -> DownloadedFile:
+    """Return a file of a peer's authors; what is known of it: docs/decisions/0027."""
+    return DownloadedFile(
+        address,
+        file,
+        f"{licence} (the authors' code; none is stated for the weights); trained on ImageNet",
+        wrapper=wrapper,
+    )
+
+
+def _rtformer(size: str) -> DownloadedFile:
+    name = f"rtformer_{size}_backbone_imagenet_pretrained"
+    archive = f"https://paddleseg.bj.bcebos.com/dygraph/backbone/{name}.zip"
+    address = f"{archive} (convert its model.pdparams as docs/start/weights.md shows)"
+    return _peer(address, f"{name}.safetensors", "Apache-2.0")
+
+
+def _seaformer(size: str) -> DownloadedFile:
+    return _peer(SEAFORMER, f"SeaFormer_{size}.pth", "Apache-2.0", wrapper="state_dict_ema")
+
+
 PRETRAINED: dict[str, PackageFile | DownloadedFile] = {
+    "ddrnet-23-slim": _peer(DDRNET, "DDRNet23s_imagenet.pth", "MIT"),
+    "ddrnet-23": _peer(DDRNET, "DDRNet23_imagenet.pth", "MIT"),
+    "ddrnet-39": _peer(DDRNET, "DDRNet39_imagenet.pth", "MIT"),
     "efficientformerv2-s0": _efficientformer_v2("s0"),
     "efficientformerv2-s1": _efficientformer_v2("s1"),
     "efficientformerv2-s2": _efficientformer_v2("s2"),
@@ -217,9 +254,20 @@ PRETRAINED: dict[str, PackageFile | DownloadedFile] = {
     ),
     "mscan-t": _mscan("t"),
     "mscan-s": _mscan("s"),
+    "pidnet-s": _peer(PIDNET, "PIDNet_S_ImageNet.pth.tar", "MIT"),
+    "pidnet-m": _peer(PIDNET, "PIDNet_M_ImageNet.pth.tar", "MIT"),
+    "pidnet-l": _peer(PIDNET, "PIDNet_L_ImageNet.pth.tar", "MIT"),
     "resnet-18": _resnet(18, "f37072fd"),
     "resnet-50": _resnet(50, "0676ba61"),
     "resnet-101": _resnet(101, "63fe2227"),
+    "rtformer-slim": _rtformer("slim"),
+    "rtformer-base": _rtformer("base"),
+    "sctnet-s": _peer(SCTNET, "SCT-S_Pretrain.pth", "MIT"),
+    "sctnet-b": _peer(SCTNET, "SCT-B_Pretrain.pth", "MIT"),
+    "seaformer-tiny": _seaformer("T"),
+    "seaformer-small": _seaformer("S"),
+    "seaformer-base": _seaformer("B"),
+    "seaformer-large": _seaformer("L"),
     "van-b0": _van("Tiny", "van_tiny_754.pth.tar"),
     "van-b1": _van("Small", "van_small_811.pth.tar"),
     "van-b2": _van("Base", "van_base_828.pth.tar"),
@@ -248,26 +296,55 @@ def find_pretrained(name: str) -> Path:
     return path
 
 
-def load_pretrained(backbone: nn.Module, name: str) -> dict[str, Any]:
-    """Load a backbone's ImageNet weights strictly; return the entry for the run's record.
+def load_pretrained(backbone: Backbone, name: str) -> dict[str, Any]:
+    """Load a backbone's ImageNet weights; return the entry for the run's record.
 
-    sha256 is that of the file that was read. Raises WeightsError.
+    sha256 is that of the file that was read, keys the number of tensors that were loaded, absent
+    those that the file lacks, unused those of the file that the backbone lacks. Raises
+    WeightsError.
     """
     path = find_pretrained(name)
-    unused = load_official(backbone, read_state(path))
     return {
         "file": path.name,
         "sha256": file_digest(path),
         "licence": PRETRAINED[name].licence,
-        "unused": unused,
+        **load_trunk(backbone, path, name),
     }
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
+def load_trunk(backbone: Backbone, path: Path, name: str) -> dict[str, Any]:
+    """Copy a file of ImageNet weights into a backbone by key and shape.
+
+    Every tensor of the backbone must be in the file, except `backbone.absent`. Other tensors of the
+    file, such as a classifier, are not used.
+
+    Returns:
+        keys, the number of loaded tensors; absent and unused, the names of the others.
+
+    Raises:
+        WeightsError: the file cannot be read; or one message for every key that is missing or of
+            another shape, then nothing is copied.
+    """
+    source = PRETRAINED[name]
+    wrapper = source.wrapper if isinstance(source, DownloadedFile) else ""
+    renamed, unused = backbone.rename_official(strip_prefix(read_state(path, wrapper))[0])
+    own = [key for key in backbone.state_dict() if not key.endswith("num_batches_tracked")]
+    absent = [key for key in own if key not in renamed and key.startswith(backbone.absent)]
+    unused = [*unused, *(key for key in renamed if key not in backbone.state_dict())]
+    try:
+        copy_strictly(
+            backbone, {key: value for key, value in renamed.items() if key not in unused}, absent
+        )
+    except WeightsError as error:
+        raise WeightsError(f"{path} is not the file of {name}: {error}") from None
+    return {"keys": len(own) - len(absent), "absent": absent, "unused": unused}
+
+
+def read_state(path: Path, wrapper: str = "") -> dict[str, Tensor]:
     """Return the tensors of a .safetensors, .pth or .ckpt file by key, without executing anything.
 
-    Tensors may be under `state_dict` or `model`. A checkpoint may also contain the training's
-    options in an argparse.Namespace, as timm's do. Raises WeightsError.
+    Tensors may be under `wrapper`, `state_dict` or `model`. A checkpoint may also contain the
+    training's options in an argparse.Namespace, as timm's do. Raises WeightsError.
     """
     try:
         if path.suffix == ".safetensors":
@@ -289,9 +366,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read as weights: {_content(path, error)}. Expected tensors by name, "
             "as safetensors and torch.save(model.state_dict(), FILE) write them."
         ) from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
+    for key in (wrapper, "state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise WeightsError(
             f"{path} contains no dictionary of tensors (found {type(content).__name__})."
@@ -329,6 +406,16 @@ def _content(path: Path, error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".rstrip(".: ")
 
 
+def strip_prefix(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Return (the tensors without the prefix that all keys have, that prefix: "module.model.")."""
+    prefix = ""
+    while wrapper := next(
+        (p for p in PREFIXES if state and all(k.startswith(prefix + p) for k in state)), ""
+    ):
+        prefix += wrapper
+    return {key.removeprefix(prefix): value for key, value in state.items()}, prefix
+
+
 def load_official(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     """Copy the authors' checkpoint into a model or backbone strictly, by its `rename_official`.
 
@@ -348,8 +435,12 @@ def load_official(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     return unused
 
 
-def copy_strictly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy `state` into the module, under its own key names; num_batches_tracked may be missing.
+def copy_strictly(
+    module: nn.Module, state: Mapping[str, Tensor], absent: Collection[str] = ()
+) -> None:
+    """Copy `state` into the module, under its own key names.
+
+    num_batches_tracked and the keys of `absent` may be missing.
 
     Raises WeightsError with every key that is missing, unexpected or of another shape; then nothing
     is copied.
@@ -359,7 +450,7 @@ def copy_strictly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         *(
             f"missing: {key}"
             for key in own
-            if key not in state and not key.endswith("num_batches_tracked")
+            if key not in state and key not in absent and not key.endswith("num_batches_tracked")
         ),
         *(f"unexpected: {key}" for key in state if key not in own),
         *(

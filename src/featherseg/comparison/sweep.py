@@ -20,6 +20,7 @@ from featherseg.core.notebook import reporter_of
 from featherseg.core.types import Progress, Reporter
 from featherseg.core.wording import counted, duration
 from featherseg.costs.cost import cost
+from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.runs.run import RESOLVED, open_run
 
 if TYPE_CHECKING:
@@ -68,8 +69,9 @@ def sweep(
     """Train every model with every seed under one recipe, then compare them on validation images.
 
     It may be killed at any time: the same call keeps finished runs and resumes an interrupted one.
-    A model starts from scratch if there are no ImageNet weights of its backbone. To compare in
-    another way, pass the runs to `compare`.
+    A model starts from scratch if there are no ImageNet weights of its backbone, or none on this
+    machine and its default recipe asks for none. To compare in another way, pass the runs to
+    `compare`.
 
     Args:
         recipe: a model (its default recipe), a shipped recipe, or a .toml file.
@@ -121,6 +123,17 @@ def sweep(
     return Sweep(tuple(runs), comparison)
 
 
+def _lacks_weights(name: str) -> bool:
+    """Whether there are no ImageNet weights of a model here, and its default recipe asks for none.
+
+    True also if there are none anywhere.
+    """
+    source = PRETRAINED.get(catalogue.configure(name).backbone)
+    return source is None or (
+        source.path() is None and not parse_recipe(read_recipe(name)).model.pretrained
+    )
+
+
 def train_all(
     request: Request, names: Sequence[str], seeds: Sequence[int], out: Path, reporter: Reporter
 ) -> list[Path]:
@@ -158,7 +171,7 @@ def train_all(
     trainings = []
     for name in names:
         of_model = [f'model.name="{name}"']
-        if catalogue.configure(name).backbone not in PRETRAINED:
+        if _lacks_weights(name):
             of_model.append("model.pretrained=false")
         # The user's overrides come last, because the last one counts
         one = replace(request, overrides=(*of_model, *untaught), group=out.absolute())

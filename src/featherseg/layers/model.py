@@ -49,7 +49,8 @@ class Backbone(nn.Module):
 
     mean and std, 0..255, are those of its published weights; default ImageNet's. first_convolution
     is the name of the layer that receives the image. checkpointed are the classes of modules whose
-    maps may be computed again in the backward pass (`train.checkpoint_activations`).
+    maps may be computed again in the backward pass (`train.checkpoint_activations`). absent is how
+    the keys begin that its published ImageNet weights lack.
     """
 
     stage_channels: tuple[int, ...]
@@ -57,6 +58,7 @@ class Backbone(nn.Module):
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
     first_convolution: str
     checkpointed: tuple[type[nn.Module], ...] = (ResidualBlock,)
+    absent: tuple[str, ...] = ()
 
     def widen(self, channels: int) -> None:
         """Accept another number of channels; call after loading three-channel weights."""

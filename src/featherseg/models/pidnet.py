@@ -125,6 +125,7 @@ class ThreeBranches(Backbone):
     """
 
     first_convolution = "stem.0"
+    absent = ("boundary.", "difference.")  # the authors' ImageNet models have no D (Sec. 4.2)
 
     def __init__(self, trunk: Trunk) -> None:
         super().__init__()

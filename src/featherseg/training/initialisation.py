@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from featherseg import models
-from featherseg.backbones.weights import load_pretrained, read_state
+from featherseg.backbones.weights import load_pretrained, read_state, strip_prefix
 from featherseg.core.errors import DataNotFound, WeightsError
 from featherseg.core.files import file_digest
 from featherseg.core.types import ClassInfo
@@ -21,9 +21,6 @@ LEAST_BACKBONE = 0.8
 """Share of the backbone's tensors that must match, or the weights are another model's."""
 
 WRAPPERS = ("net.", "model.", "module.", "backbone.")
-
-PREFIXES = ("module.", "net.", "model.", "_orig_mod.")
-"""Prefixes that wrappers (DataParallel, Lightning, compilers) add to every key of their model."""
 
 LOSSES = ("loss.", "sem_loss.", "bd_loss.")
 """Prefixes of losses' class weights that HRNet's and PIDNet's scripts save beside `model.`."""
@@ -51,9 +48,7 @@ class KeyTable:
     def lines(self) -> list[str]:
         """Return the table as messages."""
         rows = [f"weights from {self.source}: {len(self.loaded)} keys loaded"]
-        for what, names in (("re-initialised", self.reinitialised), ("dropped", self.dropped)):
-            shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-            rows.append(f"  {len(names)} {what}" + (f": {shown}" if names else ""))
+        rows += [_listed("re-initialised", self.reinitialised), _listed("dropped", self.dropped)]
         if self.classes_kept or self.classes_new:
             how = (
                 "matched by order, because the file has no names"
@@ -63,6 +58,12 @@ class KeyTable:
             rows.append(f"  classes {how}: {', '.join(self.classes_kept) or 'none'}")
             rows.append(f"  new classes: {', '.join(self.classes_new) or 'none'}")
         return rows
+
+
+def _listed(what: str, names: Sequence[str]) -> str:
+    """Return a message that names the first six keys."""
+    shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return f"  {len(names)} {what}" + (f": {shown}" if names else "")
 
 
 def starting_weights(
@@ -88,13 +89,22 @@ def starting_weights(
         if len(model.mean) != 3:  # the published weights are for RGB and are widened
             return _pretrained_wide(model, recipe, name)
         record = load_pretrained(model.backbone, name)
-        return record, [f"backbone from {record['file']} ({record['licence']})"]
+        return record, _pretrained_lines(record)
     rates = (
         ""
         if recipe.train.backbone_lr
         else f", all of the model learns at train.lr = {recipe.train.lr:g}"
     )
     return {}, [f"training from scratch: no pretrained weights{rates}"]
+
+
+def _pretrained_lines(record: Mapping[str, Any]) -> list[str]:
+    """Return messages about loaded ImageNet weights: their terms, and what was not loaded."""
+    return [
+        f"backbone from {record['file']} ({record['licence']}): {record['keys']} keys loaded",
+        _listed("of the backbone not in the file", record["absent"]),
+        _listed("of the file not used", record["unused"]),
+    ]
 
 
 def terms_of(licence: str, loaded: Mapping[str, Any], teachers: Sequence[TeacherRow]) -> str:
@@ -122,9 +132,8 @@ def _pretrained_wide(
     record = load_pretrained(rgb, name)
     rgb.widen(len(model.mean))
     model.backbone.load_state_dict(rgb.state_dict())
-    return record, [
-        f"backbone from {record['file']}, first convolution averaged to {len(model.mean)} channels"
-    ]
+    averaged = f"its first convolution was averaged to {len(model.mean)} channels"
+    return record, [*_pretrained_lines(record), averaged]
 
 
 def carry_over(
@@ -157,7 +166,7 @@ def carry_over(
             table.reinitialised.append(key)
             if loaded is not None:
                 table.dropped.append(key)
-    _refuse_foreign(target, table, init)
+    _refuse_foreign(model, table, init)
     table.classes_new = [c.name for c in classes if c.name not in table.classes_kept]
     return table
 
@@ -186,17 +195,24 @@ def _best_names(model: SegmentationModel, state: Mapping[str, Tensor]) -> dict[s
         {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         for prefix in WRAPPERS
     ]
+    target = model.state_dict()
     readings = [dict(state), *stripped]
     for one in (dict(state), strip_prefix(state)[0]):
         readings.append(one)
         if rename := getattr(model, "rename_official", None):
-            readings.append(rename(one)[0])
-        renamed, _ = model.backbone.rename_official(one)
+            # Auxiliary heads that the file lacks are filled up with the model's own
+            readings.append(
+                {
+                    key: value
+                    for key, value in rename(one)[0].items()
+                    if key not in target or value.data_ptr() != target[key].data_ptr()
+                }
+            )
+        renamed, unused = model.backbone.rename_official(one)
         readings += [
             {f"backbone.{key}": value for key, value in reading.items()}
-            for reading in (renamed, one)
+            for reading in (renamed | {key: one[key] for key in unused}, one)
         ]
-    target = model.state_dict()
 
     def matches(reading: Mapping[str, Tensor]) -> int:
         return sum(key in target and target[key].shape == v.shape for key, v in reading.items())
@@ -208,16 +224,6 @@ def split_losses(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[s
     """Return (the tensors of the model, the keys of LOSSES); all may be under "module."."""
     losses = [key for key in state if key.removeprefix("module.").startswith(LOSSES)]
     return {key: value for key, value in state.items() if key not in losses}, losses
-
-
-def strip_prefix(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Return (the tensors without the prefix that all keys have, that prefix: "module.model.")."""
-    prefix = ""
-    while wrapper := next(
-        (p for p in PREFIXES if state and all(k.startswith(prefix + p) for k in state)), ""
-    ):
-        prefix += wrapper
-    return {key.removeprefix(prefix): value for key, value in state.items()}, prefix
 
 
 def class_keys(settings: ModelTable, classes: int, channels: int) -> set[str]:
@@ -248,10 +254,14 @@ def _copy_rows(
                 table.classes_kept.append(class_name)
 
 
-def _refuse_foreign(target: Mapping[str, Tensor], table: KeyTable, init: str) -> None:
+def _refuse_foreign(model: SegmentationModel, table: KeyTable, init: str) -> None:
     """Raise WeightsError if too little of the backbone was loaded."""
+    absent = tuple(f"backbone.{start}" for start in model.backbone.absent)
     backbone = [
-        k for k in target if k.startswith("backbone.") and not k.endswith("num_batches_tracked")
+        key
+        for key in model.state_dict()
+        if key.startswith("backbone.") and not key.endswith("num_batches_tracked")
+        if not key.startswith(absent)
     ]
     matched = len(set(backbone) & set(table.loaded))
     if matched < LEAST_BACKBONE * len(backbone):

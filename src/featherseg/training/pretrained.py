@@ -13,8 +13,7 @@ from featherseg.backbones.weights import (
     PRETRAINED,
     DownloadedFile,
     find_pretrained,
-    load_official,
-    read_state,
+    load_trunk,
     record_path,
     weights_folder,
 )
@@ -59,8 +58,8 @@ def fetch_pretrained(
     """Fetch a backbone's ImageNet weights into `weights_folder()`; return (the file, its sha256).
 
     The file gets its name once it is complete, has the published checksum (if there is one) and
-    fits the backbone. Address, checksum and licence are recorded beside it. A file that is there
-    is checked, not fetched again.
+    fits the backbone (`load_trunk`). Address, checksum and licence are recorded beside it. A file
+    that is there is checked, not fetched again.
 
     Args:
         name: The backbone, such as "van-b1".
@@ -79,7 +78,7 @@ def fetch_pretrained(
 
     def check(part: Path) -> None:
         try:
-            load_official(_build(name), read_state(part))
+            load_trunk(_build(name), part, name)
         except WeightsError as error:
             raise WeightsError(
                 f"the file from {source.address} does not fit {name} and was removed: {error}"

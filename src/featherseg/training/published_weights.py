@@ -16,7 +16,7 @@ from torch import Tensor
 
 from featherseg import models
 from featherseg._version import __version__
-from featherseg.backbones.weights import load_official, read_state
+from featherseg.backbones.weights import load_official, read_state, strip_prefix
 from featherseg.core.config import setting_texts
 from featherseg.core.errors import ConfigError, RunError, WeightsError
 from featherseg.core.files import check_folder, file_digest, write_json, write_text
@@ -43,7 +43,7 @@ from featherseg.runs.run import (
     save_weights,
     write_info,
 )
-from featherseg.training.initialisation import split_losses, strip_prefix
+from featherseg.training.initialisation import split_losses
 
 NAMED = 5
 """Unused keys that a message names; the run's record has all of them."""
