@@ -1,5 +1,6 @@
 """The extension: chosen by processor, disabled on request, refuses bad arguments; its threads."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -511,3 +512,57 @@ def test_the_extension_takes_gradients_of_relations_only_where_all_fits(extensio
     arrays = {name: np.zeros(shape, np.float32) for name, shape in wrong.items()}
     with pytest.raises(ValueError, match=r"expected|fit"):
         extension.pixel_to_region_backward(*(relation_gradients() | arrays).values())
+
+
+class Buffer(ctypes.Structure):
+    """Python's Py_buffer."""
+
+    _fields_ = [
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.c_void_p),
+        ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("format", ctypes.c_char_p),
+        ("shape", ctypes.POINTER(ctypes.c_ssize_t)),
+        ("strides", ctypes.POINTER(ctypes.c_ssize_t)),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    ]
+
+
+@pytest.fixture
+def lettered():
+    """A function: the values of an array as a buffer whose type has another letter."""
+    kept = []
+
+    def buffer(array: np.ndarray, letter: bytes) -> memoryview:
+        sizes = ctypes.c_ssize_t * array.ndim
+        places = (sizes(*array.shape), sizes(*array.strides), None, None)
+        fields = (array.nbytes, array.itemsize, False, array.ndim, letter, *places)
+        kept.append((array, Buffer(array.ctypes.data, None, *fields)))
+        view = ctypes.pythonapi.PyMemoryView_FromBuffer
+        view.restype = ctypes.py_object
+        return view(ctypes.byref(kept[-1][1]))
+
+    return buffer
+
+
+def test_types_are_compared_by_kind_and_size_because_letters_differ_between_systems(
+    extension, lettered
+):
+    for function, given in (
+        (extension.upsample_argmax, arguments()),
+        (extension.upsample_cross_entropy, loss_arguments()),
+        (extension.resize_backward, resize_arguments()),
+    ):
+        on_windows = {key: lettered(given[key], b"l") for key in ("rows", "columns")}
+        if "labels" in given:
+            on_windows["labels"] = lettered(given["labels"], b"q")
+        assert (on_windows["rows"].format, on_windows["rows"].itemsize) == ("l", 4)
+        function(*(given | on_windows).values())
+        for letter in (b"L", b"I", b"f", b"q?"):
+            wrong = {"rows": lettered(given["rows"], letter)}
+            with pytest.raises(ValueError, match="expected 1 dimensions"):
+                function(*(given | wrong).values())

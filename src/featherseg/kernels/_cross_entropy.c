@@ -271,20 +271,20 @@ static void work(Scratch *s, const Strip *strip, const Clone *clone, double *tot
 
 enum { LOGITS, LABELS, ROWS, ROW_SHARES, COLUMNS, COLUMN_SHARES, WEIGHTS, SCALES, LOSSES, GRADIENT, EDGE, ARGUMENTS };
 static const struct {
-    const char *name, *format;
+    const char *name, *type;
     int dimensions, flags;
 } EXPECTED[ARGUMENTS] = {
-    {"logits", "f", 3, PyBUF_STRIDED_RO},
-    {"labels", "B", 2, PyBUF_C_CONTIGUOUS},
-    {"rows", "i", 1, PyBUF_C_CONTIGUOUS},
-    {"row shares", "f", 1, PyBUF_C_CONTIGUOUS},
-    {"columns", "i", 1, PyBUF_C_CONTIGUOUS},
-    {"column shares", "f", 1, PyBUF_C_CONTIGUOUS},
-    {"weights", "f", 1, PyBUF_C_CONTIGUOUS},
-    {"scales", "f", 2, PyBUF_C_CONTIGUOUS},
-    {"losses", "f", 2, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE},
-    {"gradient", "f", 3, PyBUF_STRIDED},
-    {"edge", "f", 2, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE},
+    {"logits", "f4", 3, PyBUF_STRIDED_RO},
+    {"labels", "u1", 2, PyBUF_C_CONTIGUOUS},
+    {"rows", "i4", 1, PyBUF_C_CONTIGUOUS},
+    {"row shares", "f4", 1, PyBUF_C_CONTIGUOUS},
+    {"columns", "i4", 1, PyBUF_C_CONTIGUOUS},
+    {"column shares", "f4", 1, PyBUF_C_CONTIGUOUS},
+    {"weights", "f4", 1, PyBUF_C_CONTIGUOUS},
+    {"scales", "f4", 2, PyBUF_C_CONTIGUOUS},
+    {"losses", "f4", 2, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE},
+    {"gradient", "f4", 3, PyBUF_STRIDED},
+    {"edge", "f4", 2, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE},
 };
 
 static Map map_of(const Py_buffer *view) {
@@ -352,16 +352,11 @@ PyObject *featherseg_upsample_cross_entropy(PyObject *Py_UNUSED(module), PyObjec
                           &ignored, &smoothing))
         return NULL;
     for (; taken < ARGUMENTS; taken++) {
-        const char *format = EXPECTED[taken].format;
         if (taken >= SCALES && objects[taken] == Py_None) continue;
-        if (taken == LABELS) {  /* bytes, or int64 by the name that this system has for it */
-            Py_buffer view;
-            if (PyObject_GetBuffer(objects[taken], &view, PyBUF_STRIDED_RO | PyBUF_FORMAT) < 0) break;
-            if (view.itemsize == sizeof(int64_t)) format = sizeof(long) == sizeof(int64_t) ? "l" : "q";
-            PyBuffer_Release(&view);
-        }
-        if (!featherseg_take(objects[taken], &views[taken], EXPECTED[taken].flags, format, EXPECTED[taken].dimensions,
-                             EXPECTED[taken].name))
+        const int wide = taken == LABELS ? featherseg_has_type(objects[taken], "i8") : 0;
+        const char *type = wide ? "i8" : EXPECTED[taken].type;
+        if (wide < 0 || !featherseg_take(objects[taken], &views[taken], EXPECTED[taken].flags, type,
+                                         EXPECTED[taken].dimensions, EXPECTED[taken].name))
             break;
     }
     if (taken == ARGUMENTS) result = compute(views, last, ignored, smoothing);

@@ -265,14 +265,14 @@ PyObject *featherseg_depthwise_backward(PyObject *Py_UNUSED(module), PyObject *a
                           &objects[TO_X], &objects[TO_WEIGHT], &objects[TO_BIAS], &d.rows.stride, &d.columns.stride,
                           &d.rows.padding, &d.columns.padding, &d.rows.dilation, &d.columns.dilation, &first, &stop))
         return NULL;
-    const int half = featherseg_is_half(objects[X]);
+    const int half = featherseg_has_type(objects[X], "i2");
     if (half < 0) return NULL;
-    const char *format = half ? "h" : "f"; /* of the maps */
+    const char *map = half ? "i2" : "f4";
     const int count = objects[TO_BIAS] == Py_None ? TO_BIAS : ARGUMENTS;
     for (; taken < count; taken++)
         if (!featherseg_take(objects[taken], &views[taken], EXPECTED[taken].flags,
-                             EXPECTED[taken].dimensions == 4 ? format : "f", EXPECTED[taken].dimensions,
-                             EXPECTED[taken].name))
+                             EXPECTED[taken].dimensions == 4 ? map : "f4",
+                             EXPECTED[taken].dimensions, EXPECTED[taken].name))
             break;
     if (taken == count) result = run(views, &d, first, stop);
     while (taken > 0) PyBuffer_Release(&views[--taken]);

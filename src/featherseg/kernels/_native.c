@@ -206,13 +206,22 @@ static int fill_mask(const Clone *clone, Scratch *s, const Logits *x, const Axis
 
 /* --- arguments --- */
 
-int featherseg_take(PyObject *object, Py_buffer *view, int flags, const char *format, int dimensions,
+/* C's letters differ between systems: int32 is 'i' in numpy on Linux and 'l' on Windows. */
+static int is_type(const Py_buffer *view, const char *type) {
+    const char *letters = *type == 'f' ? "fd" : *type == 'u' ? "BHILQ" : "bhilq";
+    const char *format = view->format;
+    return format && *format && !format[1] && strchr(letters, *format) &&
+           view->itemsize == type[1] - '0';
+}
+
+int featherseg_take(PyObject *object, Py_buffer *view, int flags, const char *type, int dimensions,
                     const char *name) {
     if (PyObject_GetBuffer(object, view, flags | PyBUF_FORMAT) < 0) return 0;
-    int right = view->ndim == dimensions && view->format && strcmp(view->format, format) == 0;
+    int right = view->ndim == dimensions && is_type(view, type);
     for (int d = 0; right && d < dimensions; d++) right = view->shape[d] > 0 && view->shape[d] < INT_MAX / 64;
     if (right) return 1;
-    PyErr_Format(PyExc_ValueError, "%s: expected %d dimensions of at least 1 and format '%s'", name, dimensions, format);
+    PyErr_Format(PyExc_ValueError, "%s: expected %d dimensions of at least 1 and type %s", name,
+                 dimensions, type);
     PyBuffer_Release(view);
     return 0;
 }
@@ -223,12 +232,12 @@ int featherseg_aligned(const Py_buffer *view) {
     return bits % sizeof(float) == 0;
 }
 
-int featherseg_is_half(PyObject *object) {
+int featherseg_has_type(PyObject *object, const char *type) {
     Py_buffer view;
     if (PyObject_GetBuffer(object, &view, PyBUF_STRIDED_RO | PyBUF_FORMAT) < 0) return -1;
-    int half = view.format && strcmp(view.format, "h") == 0;
+    int has = is_type(&view, type);
     PyBuffer_Release(&view);
-    return half;
+    return has;
 }
 
 static int within(const Axis *axis, int length) {
@@ -239,15 +248,15 @@ static int within(const Axis *axis, int length) {
 
 enum { LOGITS, MASK, ROWS, ROW_SHARES, COLUMNS, COLUMN_SHARES, ARGUMENTS };
 static const struct {
-    const char *name, *format;
+    const char *name, *type;
     int dimensions, flags;
 } EXPECTED[ARGUMENTS] = {
-    {"logits", "f", 3, PyBUF_STRIDED_RO},
-    {"mask", "B", 2, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE},
-    {"rows", "i", 1, PyBUF_C_CONTIGUOUS},
-    {"row shares", "f", 1, PyBUF_C_CONTIGUOUS},
-    {"columns", "i", 1, PyBUF_C_CONTIGUOUS},
-    {"column shares", "f", 1, PyBUF_C_CONTIGUOUS},
+    {"logits", "f4", 3, PyBUF_STRIDED_RO},
+    {"mask", "u1", 2, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE},
+    {"rows", "i4", 1, PyBUF_C_CONTIGUOUS},
+    {"row shares", "f4", 1, PyBUF_C_CONTIGUOUS},
+    {"columns", "i4", 1, PyBUF_C_CONTIGUOUS},
+    {"column shares", "f4", 1, PyBUF_C_CONTIGUOUS},
 };
 
 static PyObject *run_upsample(Py_buffer *views) {
@@ -281,8 +290,8 @@ static PyObject *upsample_argmax(PyObject *Py_UNUSED(self), PyObject *arguments)
                            &objects[3], &objects[4], &objects[5]))
         return NULL;
     for (; taken < ARGUMENTS; taken++)
-        if (!featherseg_take(objects[taken], &views[taken], EXPECTED[taken].flags, EXPECTED[taken].format,
-                  EXPECTED[taken].dimensions, EXPECTED[taken].name))
+        if (!featherseg_take(objects[taken], &views[taken], EXPECTED[taken].flags,
+                             EXPECTED[taken].type, EXPECTED[taken].dimensions, EXPECTED[taken].name))
             break;
     if (taken == ARGUMENTS) result = run_upsample(views);
     while (taken > 0) PyBuffer_Release(&views[--taken]);

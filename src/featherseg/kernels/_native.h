@@ -25,11 +25,13 @@
 
 extern int featherseg_clone; /* the instruction set in use: 0 baseline, 1 avx2, 2 avx512 */
 
-/* Get a non-empty buffer of that format and number of dimensions; 0 and an exception otherwise. */
-int featherseg_take(PyObject *object, Py_buffer *view, int flags, const char *format, int dimensions, const char *name);
+/* Get a non-empty buffer of that type and number of dimensions; 0 and an exception otherwise.
+   A type is a kind and a size in bytes: "f4", "f8", "i2" (also bfloat16), "i4", "i8", "u1". */
+int featherseg_take(PyObject *object, Py_buffer *view, int flags, const char *type, int dimensions,
+                    const char *name);
 
-/* Whether its values are bfloat16, which are passed as int16; -1 and an exception for no buffer. */
-int featherseg_is_half(PyObject *object);
+/* Whether a buffer's values are of that type; -1 and an exception for no buffer. */
+int featherseg_has_type(PyObject *object, const char *type);
 
 /* Whether its address and strides are multiples of a float's size. */
 int featherseg_aligned(const Py_buffer *view);

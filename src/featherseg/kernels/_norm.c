@@ -73,16 +73,16 @@ static PyObject *run(PyObject *arguments, int applies) {
     Py_ssize_t first, stop;
     if (!PyArg_ParseTuple(arguments, "OOOOffnn", &objects[X], &objects[PULL], &objects[TABLE], &objects[OUT], &n.low,
                           &n.high, &first, &stop) ||
-        (n.half = featherseg_is_half(objects[X])) < 0)
+        (n.half = featherseg_has_type(objects[X], "i2")) < 0)
         return NULL;
     const int backward = objects[PULL] != Py_None, flags = PyBUF_C_CONTIGUOUS;
-    const char *format = n.half ? "h" : "f";
+    const char *type = n.half ? "i2" : "f4";
     double *spare = NULL;
-    if (featherseg_take(objects[X], &views[X], flags, format, 1, "x") &&
-        (!backward || featherseg_take(objects[PULL], &views[PULL], flags, format, 1, "gradient")) &&
-        featherseg_take(objects[TABLE], &views[TABLE], flags, "f", 2, "table") &&
-        featherseg_take(objects[OUT], &views[OUT], flags | PyBUF_WRITABLE, applies ? format : "d", applies ? 1 : 2,
-                        applies ? "out" : "sums")) {
+    if (featherseg_take(objects[X], &views[X], flags, type, 1, "x") &&
+        (!backward || featherseg_take(objects[PULL], &views[PULL], flags, type, 1, "gradient")) &&
+        featherseg_take(objects[TABLE], &views[TABLE], flags, "f4", 2, "table") &&
+        featherseg_take(objects[OUT], &views[OUT], flags | PyBUF_WRITABLE, applies ? type : "f8",
+                        applies ? 1 : 2, applies ? "out" : "sums")) {
         const Py_buffer *table = &views[TABLE], *out = &views[OUT];
         const ptrdiff_t length = views[X].shape[0], rows = applies ? (backward ? 4 : 2) : (backward ? 3 : 1);
         uintptr_t bits = 0;

@@ -213,7 +213,9 @@ PyObject *featherseg_pixel_to_region(PyObject *Py_UNUSED(module), PyObject *argu
                           &scale, &difference, &first, &stop))
         return NULL;
     for (; taken < ARGUMENTS; taken++)
-        if (!featherseg_take(objects[taken], &views[taken], EXPECTED[taken].flags, "f", 3, EXPECTED[taken].name)) break;
+        if (!featherseg_take(objects[taken], &views[taken], EXPECTED[taken].flags, "f4", 3,
+                             EXPECTED[taken].name))
+            break;
     if (taken == ARGUMENTS) result = fill(views, scale, difference, first, stop);
     while (taken > 0) PyBuffer_Release(&views[--taken]);
     return result;

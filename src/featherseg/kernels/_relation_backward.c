@@ -136,7 +136,8 @@ PyObject *featherseg_pixel_to_region_backward(PyObject *Py_UNUSED(module), PyObj
     for (; taken < ARGUMENTS; taken++)
         if (!featherseg_take(objects[taken], &views[taken],
                              PyBUF_C_CONTIGUOUS | (taken >= TO_QUERY ? PyBUF_WRITABLE : 0),
-                             taken == TO_PRIOR ? "d" : "f", EXPECTED[taken].dimensions, EXPECTED[taken].name))
+                             taken == TO_PRIOR ? "f8" : "f4", EXPECTED[taken].dimensions,
+                             EXPECTED[taken].name))
             break;
     if (taken == ARGUMENTS) result = run(views, scale, difference);
     while (taken > 0) PyBuffer_Release(&views[--taken]);

@@ -74,13 +74,14 @@ PyObject *featherseg_resize_backward(PyObject *Py_UNUSED(module), PyObject *argu
     if (!PyArg_UnpackTuple(arguments, "resize_backward", ARGUMENTS, ARGUMENTS, &objects[0], &objects[1], &objects[2],
                            &objects[3], &objects[4], &objects[5]))
         return NULL;
-    const int half = featherseg_is_half(objects[PULL]);
+    const int half = featherseg_has_type(objects[PULL], "i2");
     if (half < 0) return NULL;
     for (; taken < ARGUMENTS; taken++) {
         const int map = taken <= OUT;
-        const char *format = map ? (half ? "h" : "f") : taken % 2 ? "f" : "i";
+        const char *type = map ? (half ? "i2" : "f4") : taken % 2 ? "f4" : "i4";
         const int flags = taken == PULL ? PyBUF_STRIDED_RO : taken == OUT ? PyBUF_STRIDED : PyBUF_C_CONTIGUOUS;
-        if (!featherseg_take(objects[taken], &v[taken], flags, format, map ? 3 : 1, NAMES[taken])) break;
+        if (!featherseg_take(objects[taken], &v[taken], flags, type, map ? 3 : 1, NAMES[taken]))
+            break;
     }
     if (taken == ARGUMENTS) {
         const Py_buffer *p = &v[PULL], *o = &v[OUT];
