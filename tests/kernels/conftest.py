@@ -1,4 +1,14 @@
-"""Run every code of this machine in turn: numpy, and the extension per instruction set."""
+"""Run every code of this machine in turn: numpy, and the extension per instruction set.
+
+"plain" is the extension as Microsoft's compiler would build it: without vectors of gcc and clang.
+"""
+
+import importlib.util
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -12,12 +22,33 @@ except ImportError:
 CODES = ["numpy", *(_native.clones() if _native else [])]
 
 
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory) -> ModuleType:
+    """The extension compiled with PLAIN_C."""
+    compiler = shutil.which("cc")
+    if _native is None or compiler is None:
+        pytest.skip("needs a C compiler named cc and Python's headers")
+    built = tmp_path_factory.mktemp("plain") / "_native.so"
+    words = ["-DPLAIN_C", "-std=c11", "-ffp-contract=off", "-O1", "-shared", "-fPIC"]
+    headers = f"-I{sysconfig.get_path('include')}"
+    sources = Path(library.__file__).parent.glob("*.c")
+    subprocess.run([compiler, *words, headers, *sources, "-o", built, "-lm"], check=True)
+    spec = importlib.util.spec_from_file_location("plain._native", built)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.clones() == ["baseline"]
+    return module
+
+
 @pytest.fixture
-def use(monkeypatch):
+def use(request, monkeypatch):
     """A function that switches to a code by its name."""
     before = _native.chosen() if _native else None
 
     def switch(code: str) -> None:
+        if code == "plain":
+            monkeypatch.setattr(library, "kernels", request.getfixturevalue("plain"))
+            return
         monkeypatch.setattr(library, "kernels", portable if code == "numpy" else _native)
         if code != "numpy":
             _native.use(code)
@@ -27,14 +58,14 @@ def use(monkeypatch):
         _native.use(before)
 
 
-@pytest.fixture(params=CODES)
+@pytest.fixture(params=[*CODES, "plain"])
 def code(request, use) -> str:
     """The test runs once a code."""
     use(request.param)
     return request.param
 
 
-@pytest.fixture(params=CODES[1:])
+@pytest.fixture(params=[*CODES[1:], "plain"])
 def clone(request, use) -> str:
     """The test runs once an instruction set of the extension."""
     use(request.param)

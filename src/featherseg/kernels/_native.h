@@ -6,20 +6,24 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
-#include <immintrin.h>
-#define X86_CLONES 1
-#define FOR_AVX2 __attribute__((target("avx2")))
-#define FOR_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
-#endif
-
-#if defined(__GNUC__) || defined(__clang__)
+#if (defined(__GNUC__) || defined(__clang__)) && !defined(PLAIN_C)
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 #define PREFETCH(address) __builtin_prefetch(address)
 #define BASELINE_LANES 4
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define X86_CLONES 1
+#define AVX512 "avx512f,avx512bw,avx512dq,avx512vl"
+#define FOR_AVX2 __attribute__((target("avx2")))
+#ifdef __clang__ /* ignores the whole attribute if it does not know a part of it */
+#define FOR_AVX512 __attribute__((target(AVX512)))
 #else
+#define FOR_AVX512 __attribute__((target(AVX512 ",prefer-vector-width=512")))
+#endif
+#endif
+#else /* what Microsoft's compiler takes; PLAIN_C builds the same with others, for tests */
 #define ALWAYS_INLINE inline
-#define PREFETCH(address)
+#define PREFETCH(address) ((void)(address))
 #define BASELINE_LANES 1
 #endif
 
