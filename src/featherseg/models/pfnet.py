@@ -77,8 +77,7 @@ class PointFlow(nn.Module):
 
     def macs(self, x: Tensor, y: tuple[Tensor, Tensor]) -> int:
         """Count affinities and mixtures of both kinds of points; ptflops misses them."""
-        edges = min(self.edge_points, y[1][0].numel())
-        return 2 * x.shape[0] * x.shape[1] * (edges**2 + self.max_pool**4)
+        return 2 * x.shape[0] * x.shape[1] * (self.edge_points**2 + self.max_pool**4)
 
 
 def gather(x: Tensor, places: Tensor) -> Tensor:
