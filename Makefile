@@ -3,8 +3,10 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHON CPU
+# PYTHONDONTWRITEBYTECODE, where it is set, would have each of the hundred processes compile what it imports
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal --durations=20
 
-.PHONY: help setup demo test test-slow test-versions check format docs release clean
+.PHONY: help setup demo test test-seconds test-slow test-versions check format docs release clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -18,8 +20,11 @@ demo: setup ## Train, evaluate, predict, export and report on synthetic scenes, 
 
 test: check ## Run the checks and all quick tests
 	@scripts/test_tools.sh
-	@# PYTHONDONTWRITEBYTECODE, where it is set, would have each of the hundred processes compile what it imports
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -m "not slow and not gpu" --durations=20
+	$(PYTEST) -m "not seconds and not slow and not gpu"
+
+test-seconds: setup ## Run the tests that take seconds
+	@scripts/test_tools.sh
+	$(PYTEST) -m "seconds and not slow and not gpu"
 
 test-slow: setup ## Run the tests that take minutes
 	python -m pytest -m slow

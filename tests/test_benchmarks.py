@@ -61,6 +61,7 @@ def alone(monkeypatch, cores):
     monkeypatch.setattr(cores, "pin", lambda core: None)
 
 
+@pytest.mark.seconds
 def test_neu_segs_lists_are_fixed_and_no_image_is_in_two(load, shared, tmp_path):
     """300 of its stems stand in both folders, three images twice in the published training part."""
     toml = load("neu_seg").write(shared / "data" / "neu", tmp_path)
@@ -331,6 +332,7 @@ def test_the_plain_loop_is_tuned_first_and_the_same_command_does_only_what_is_mi
     assert "an interval needs 3" in capsys.readouterr().out
 
 
+@pytest.mark.seconds
 def test_a_killed_training_goes_on_with_the_seconds_it_had_and_stops_no_other(
     against, tmp_path, monkeypatch, capsys
 ):
@@ -374,6 +376,7 @@ def test_a_recipe_is_known_by_what_it_says(load, tmp_path):
     assert bench.recipe_digest(str(path)) != first
 
 
+@pytest.mark.seconds
 def test_every_number_of_minutes_has_a_row_of_its_own(load, tmp_path, monkeypatch, capsys):
     minutes, plain = load("minutes"), load("against_plain")
     source = minutes.Source(
@@ -424,6 +427,7 @@ def test_every_number_of_minutes_has_a_row_of_its_own(load, tmp_path, monkeypatc
     assert len(started) == 1
 
 
+@pytest.mark.seconds
 def test_rows_say_what_their_recipe_leaves_open(load, tmp_path):
     minutes, both, plain = load("minutes"), load("against_ultralytics"), load("against_plain")
     toml = plain.write_shapes(tmp_path / "data", {"train": 1, "val": 1, "test": 1})
@@ -907,6 +911,7 @@ def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(
     )
 
 
+@pytest.mark.seconds
 def test_fit_and_the_default_are_timed_again_behind_both_and_rows_are_kept(
     load, tmp_path, monkeypatch, capsys
 ):
@@ -977,6 +982,7 @@ def test_two_programs_never_share_a_core(load, tmp_path, monkeypatch):
         file.close()
 
 
+@pytest.mark.seconds
 def test_a_side_that_ends_by_the_clock_and_lost_its_core_is_trained_again(against, tmp_path):
     toml = against.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})
     source, table = against.Source("toy-scenes", str(toml)), tmp_path / "tables" / "rows.jsonl"
@@ -995,6 +1001,7 @@ def test_a_side_that_ends_by_the_clock_and_lost_its_core_is_trained_again(agains
         assert (task.find(rows) is None) is disturbed
 
 
+@pytest.mark.seconds
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins no process")
 def test_a_side_runs_on_one_core_with_all_that_it_starts(load, tmp_path):
     bench, core = load("against_plain"), max(os.sched_getaffinity(0))
@@ -1156,6 +1163,7 @@ def front_of_shapes(load, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.seconds
 def test_the_front_names_runs_that_lie_elsewhere(load, tmp_path, monkeypatch, capsys):
     front, bench, source, table = front_of_shapes(load, tmp_path, monkeypatch)
     front.write_files(bench, source, table)

@@ -120,6 +120,7 @@ def test_every_make_target_in_the_documents_exists(line):
     assert line[0] in targets
 
 
+@pytest.mark.seconds
 def test_the_readme_s_python_lines_work(yard, capsys):
     (block,) = blocks(ROOT / "README.md", "python")
     names: dict[str, object] = {}
@@ -128,6 +129,7 @@ def test_the_readme_s_python_lines_work(yard, capsys):
     assert list((yard / "out").iterdir())
 
 
+@pytest.mark.seconds
 def test_the_readme_s_command_prints_what_stands_there(tmp_path, monkeypatch, capfd):
     """On the synthetic scene at the lower right of its strip; shares to a tenth of a point."""
     monkeypatch.chdir(tmp_path)

@@ -98,6 +98,7 @@ def test_every_verb_has_a_case():
     assert QUICK.keys() | SLOW.keys() == VERBS.keys()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "cases", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["quick", "slow"]
 )
@@ -106,6 +107,7 @@ def test_verbs_call_nobody_and_leave_files_only_where_it_is_documented(folder, c
     assert (report.failed, report.files, report.network) == ([], [], [])
 
 
+@pytest.mark.seconds
 def test_a_file_and_a_look_up_are_seen(folder):
     if not without_network():
         pytest.skip(

@@ -112,6 +112,7 @@ def test_what_is_no_address_of_a_run_gets_a_sentence(text):
         parse_address(text)
 
 
+@pytest.mark.seconds
 def test_a_run_that_is_pushed_is_pulled_with_the_same_weights(hub, run):
     page = push(run, ADDRESS)
     assert page == f"{hub.address}/meadow/lawn/commit/{hub.commits['meadow/lawn'][-1][0]}"
@@ -219,6 +220,7 @@ def test_where_data_lie_in_a_bucket_is_passed_on_nowhere(hub, run):
     assert load_run(ADDRESS).recipe.data.shown == "lawn/dataset.toml"
 
 
+@pytest.mark.seconds
 def test_a_new_repository_is_private_unless_public_is_asked(hub, run):
     push(run, ADDRESS)
     push(run, "hf://meadow/open", public=True)
@@ -237,6 +239,7 @@ def test_the_card_has_the_front_matter_that_the_hub_reads(hub, run):
     assert rest.strip().startswith("# lawn")
 
 
+@pytest.mark.seconds
 def test_a_revision_is_that_commit_and_main_is_the_last(hub, run):
     push(run, ADDRESS)
     first = hub.commits["meadow/lawn"][-1][0]
@@ -246,6 +249,7 @@ def test_a_revision_is_that_commit_and_main_is_the_last(hub, run):
     assert list(load_run(ADDRESS).metrics()) == [1, 2]
 
 
+@pytest.mark.seconds
 def test_what_an_earlier_run_left_goes_with_the_commit_and_nothing_else(hub, run):
     append_line(run / "evaluations.jsonl", {"data": "lawn", "split": "val", "miou": 0.5})
     push(run, ADDRESS)
@@ -258,6 +262,7 @@ def test_what_an_earlier_run_left_goes_with_the_commit_and_nothing_else(hub, run
     assert len(hub.commits["meadow/lawn"]) == 4  # begun empty, then one a push
 
 
+@pytest.mark.seconds
 def test_a_branch_that_is_not_there_is_made(hub, run):
     push(run, f"{ADDRESS}@second")
     assert load_run(f"{ADDRESS}@second").metrics() == open_run(run).metrics()
@@ -266,6 +271,7 @@ def test_a_branch_that_is_not_there_is_made(hub, run):
     assert len(hub.commits["meadow/lawn@second"]) == 3
 
 
+@pytest.mark.seconds
 def test_a_run_that_fit_chose_is_selected_on_its_validation_images_when_it_is_shared(hub, run):
     info = open_run(run).info
     train = info.recipe.train.model_copy(update={"keep": "last"})
@@ -324,6 +330,7 @@ def test_what_the_hub_refuses_is_a_sentence_without_the_token(hub, run, monkeypa
     assert TOKEN not in caplog.text + str(error.value)
 
 
+@pytest.mark.seconds
 def test_files_that_make_no_run_are_not_fetched(hub, run):
     push(run, ADDRESS)
     hub.add(

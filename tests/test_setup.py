@@ -167,6 +167,7 @@ def test_on_macos_pypi_s_torch_is_taken_without_asking_any_index(source, monkeyp
     assert source.choose("2.13.0", forced=True)[0] is None
 
 
+@pytest.mark.seconds
 def test_a_wheel_that_pip_finds_without_an_index_is_at_hand(torch_source, tmp_path, monkeypatch):
     for version, line in (("99.1+cpu", ""), ("99.2", "Requires-Dist: nvidia-cublas\n")):
         with zipfile.ZipFile(tmp_path / f"torch-{version}-py3-none-any.whl", "w") as wheel:

@@ -75,6 +75,7 @@ def test_nvidia_s_packages_are_not_excused_from_the_gpl(gate, monkeypatch):
     assert "GPL" in gate.refused("nvidia-cublas")
 
 
+@pytest.mark.seconds
 def test_what_an_extra_brings_is_seen_and_what_another_brings_is_not(gate):
     assert {"torch", "pillow", "typing-extensions"} <= gate.needed(
         ("",)

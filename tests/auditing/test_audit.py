@@ -26,6 +26,7 @@ from featherseg.training import job
 from featherseg.training.resolve import TooFewMinutes
 
 
+@pytest.mark.seconds
 def test_the_wrong_masks_come_first_and_every_image_once(runtime, tmp_path: Path):
     found = audit(Balls(), tmp_path / "audit.html", run="colors")
     told = json.loads(json.dumps(found.as_dict(), allow_nan=False))
@@ -54,6 +55,7 @@ def test_images_too_few_to_judge_each_other_are_refused_with_a_run_as_well(runti
         audit(Few(), tmp_path / "audit.html", run="colors")
 
 
+@pytest.mark.seconds
 def test_a_stopped_audit_goes_on_and_ends_the_same(runtime, tmp_path: Path, monkeypatch):
     whole = audit(Balls(), tmp_path / "whole.html", run="colors").as_dict()
     examine, left = examining.examine, [5]
@@ -122,6 +124,7 @@ def looked_at(folder: Path) -> dict[int, bool]:
     }
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("seconds", "seen", "planted"), [(1000, 24, 24), (190, 19, 12), (0, 12, 12)]
 )
@@ -148,6 +151,7 @@ def test_as_many_images_are_looked_at_as_there_is_time_for(
     assert clock.now == 10 * (24 - seen)
 
 
+@pytest.mark.seconds
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=200))
 def test_every_beginning_of_the_order_is_spread_over_the_folds_and_over_the_images(folds):
     order = examining.spread_over(np.array(folds))
@@ -192,6 +196,7 @@ def test_a_fold_that_took_too_long_takes_from_predicting_and_the_rest_stay_as_lo
     assert session.share_of_fold(18, 17.9, 2, 3.9) == 0.1
 
 
+@pytest.mark.seconds
 def test_later_folds_take_the_steps_of_the_first_and_none_is_given_more_than_its_minutes(
     runtime, tmp_path, monkeypatch
 ):
@@ -316,6 +321,7 @@ def test_a_key_of_two_images_is_refused(runtime, tmp_path, monkeypatch):
         audit(Balls(), tmp_path / "audit.html", run="colors")
 
 
+@pytest.mark.seconds
 def test_the_most_suspicious_images_come_with_their_masks_as_they_are_for_a_tool(
     runtime, on_disk, tmp_path
 ):
@@ -369,6 +375,7 @@ def test_small_images_are_audited_at_every_pixel_and_large_ones_evenly():
     assert set(np.diff(columns)) == {4}
 
 
+@pytest.mark.seconds
 def test_the_page_runs_its_own_script_alone_and_names_are_text(
     runtime, tmp_path: Path, monkeypatch
 ):

@@ -114,6 +114,7 @@ def test_decisions_that_are_not_shown_any_more_are_saved_with_the_others(
         assert page.errors == []
 
 
+@pytest.mark.seconds
 def test_what_is_decided_by_keys_is_kept_saved_and_drawn_into_the_masks(runtime, on_disk, tmp_path):
     found = audit(on_disk, tmp_path / "audit.html", run="colors")
     address = (tmp_path / "audit.html").as_uri()

@@ -127,6 +127,7 @@ def test_the_estimated_share_of_faults_is_the_true_one_where_they_look_like_plan
         assert np.mean(found) == pytest.approx(share, abs=0.05)
 
 
+@pytest.mark.seconds
 def test_the_scorer_finds_faults_that_it_was_not_told_of(few_trees, sound: list[Example]):
     spoiled = {number: FAULTS[i % 5] for i, number in enumerate(range(0, 60, 6))}
     wrong = np.isin(np.arange(60), list(spoiled))
@@ -146,6 +147,7 @@ def test_the_scorer_finds_faults_that_it_was_not_told_of(few_trees, sound: list[
     assert again.self_test == test
 
 
+@pytest.mark.seconds
 def test_no_image_has_a_part_in_the_scores_of_its_regions(few_trees, sound: list[Example]):
     before, before_regions = judged(sound)
     other = examined_one(0, "other")
@@ -170,12 +172,14 @@ def test_what_speaks_against_an_image_never_speaks_for_it():
     assert second > base
 
 
+@pytest.mark.seconds
 def test_of_few_images_the_score_is_no_worse_than_the_soft_minimum(few_trees, sound: list[Example]):
     tests = [judged(sound[n : n + 24])[0].self_test for n in (0, 18, 36)]
     gains = [test.average_precision.value - test.soft_minimum for test in tests]
     assert np.mean(gains) > 0
 
 
+@pytest.mark.seconds
 def test_images_that_are_not_learnt_from_are_judged_by_what_the_others_taught(
     few_trees, sound: list[Example]
 ):
@@ -191,6 +195,7 @@ def test_images_that_are_not_learnt_from_are_judged_by_what_the_others_taught(
     assert np.array_equal(judged(changed, training)[0].images[::2], first.images[::2])
 
 
+@pytest.mark.seconds
 def test_faults_in_too_few_images_for_a_fifth_are_found_among_those_alone(
     few_trees, sound: list[Example]
 ):

@@ -73,6 +73,7 @@ def test_a_list_that_finds_faults_is_called_better_than_chance():
     assert all(audited(seed, 1.5, 60, 5)[0].better_than_chance for seed in range(10))
 
 
+@pytest.mark.seconds
 def test_a_list_that_knows_only_which_masks_show_one_class_is_no_better_than_chance():
     tests = [audited(seed, 0.0, plain=0.6, of_masks=3.0)[0] for seed in range(20)]
     assert all(
@@ -88,6 +89,7 @@ def test_the_intervals_hold_the_mean_of_many_audits():
     assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.85
 
 
+@pytest.mark.seconds
 def test_the_precision_of_the_first_is_that_of_a_walk_down_lists_with_planted_faults():
     rng, found = np.random.default_rng(0), []
     for _ in range(400):
@@ -113,6 +115,7 @@ def test_a_random_order_has_the_mean_of_all_orders(count, wrong):
     assert random_order(count, wrong) == pytest.approx(np.mean(orders))
 
 
+@pytest.mark.seconds
 @given(
     st.lists(
         st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=2, max_size=120

@@ -164,6 +164,7 @@ def test_stages_have_the_published_widths_and_sizes_rounded_up(size, stage_sizes
     ]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("size", [(512, 512), (97, 131)])
 def test_attention_products_are_counted(size):
     """At 512 x 512, 256 positions look at 256 in each attention and at 1024 between the stages."""
@@ -218,6 +219,7 @@ def test_every_batch_norm_learns_from_its_batch():
     assert all(int(norm.num_batches_tracked) == 1 for norm in norms)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_the_authors_imagenet_key_set_fills_all_but_the_position_tables(name):
     state, backbone = imagenet(name), backbones.build(name)

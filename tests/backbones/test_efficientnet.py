@@ -29,6 +29,7 @@ SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lit
 """Pixels of a side; the package's constant padding is right only at its own training size."""
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", SIZES)
 def test_the_last_stage_equals_the_published_network(name):
     state = read_state(find_pretrained(name))

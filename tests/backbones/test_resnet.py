@@ -39,6 +39,7 @@ def test_it_weighs_what_torchvision_s_weighs(name):
     assert count_parameters(backbone) + head == official.PARAMETERS[DEPTHS[name]]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", DEPTHS)
 def test_torchvision_s_keys_fill_every_tensor_and_the_head_is_listed(name):
     shapes = {**official.shapes(DEPTHS[name]), **HEAD}
@@ -51,6 +52,7 @@ def test_torchvision_s_keys_fill_every_tensor_and_the_head_is_listed(name):
     assert found == [float(i) for i in range(len(state) - len(HEAD))]
 
 
+@pytest.mark.seconds
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "output_stride"), [
     ("resnet-18", 32), ("resnet-18", 16), ("resnet-18", 8), ("resnet-50", 16),
@@ -65,6 +67,7 @@ def test_stages_are_those_computed_over_the_official_keys(name, output_stride):
         assert_close(ours, theirs, atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.seconds
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(64, 96), (75, 129)])
 def test_a_dilated_network_agrees_wherever_the_strided_one_has_a_position(size):

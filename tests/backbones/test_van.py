@@ -182,6 +182,7 @@ def test_it_starts_as_the_authors_start_it():
     assert all(torch.equal(p, torch.full_like(p, 1e-2)) for p in scales)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_the_authors_key_set_fills_every_tensor(name):
     state = numbered(name.replace("-", "_"))
@@ -215,6 +216,7 @@ def test_a_key_that_does_not_fit_is_refused(change, message):
         load_official(backbones.build("van-b0"), state)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_stages_equal_those_of_the_official_network(dtype):
     assert misses("van_b1", dtype) == (8, [])  # tests/golden/README.md

@@ -101,6 +101,7 @@ def test_every_image_of_train_and_val_is_in_the_json_once_and_decisions_are_appl
         assert np.array_equal(mask.ravel(), wanted)
 
 
+@pytest.mark.seconds
 def test_a_list_no_better_than_chance_is_not_shown_and_why_is_said_first(run, tmp_path):
     """An untrained model sees nothing. No file is written for tools either; exit code 0."""
     data, page, file = (
@@ -133,6 +134,7 @@ def test_a_list_no_better_than_chance_is_not_shown_and_why_is_said_first(run, tm
     assert not any(key in shown for key in Balls.keys)
 
 
+@pytest.mark.seconds
 def test_of_masks_that_show_one_class_each_nothing_is_promised(run, tmp_path):
     data = write_balls(tmp_path / "balls")
     for mask in (tmp_path / "balls/masks").rglob("*.png"):
@@ -154,6 +156,7 @@ def test_of_masks_that_show_one_class_each_nothing_is_promised(run, tmp_path):
     assert "no fault could be planted" in page.read_text()
 
 
+@pytest.mark.seconds
 def test_what_makes_no_sense_is_refused_before_any_work(run, tmp_path):
     data = write_balls(tmp_path / "balls")
     for options, said in (

@@ -34,6 +34,7 @@ def _fake_workers(monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "120")
 
 
+@pytest.mark.seconds
 def test_the_tables_name_every_variant_its_speed_and_its_fidelity(capsys):
     asked(["frm-lite0"])
     printed = capsys.readouterr().out
@@ -44,6 +45,7 @@ def test_the_tables_name_every_variant_its_speed_and_its_fidelity(capsys):
     assert "note: frm-lite0 is untrained: latency only" in printed
 
 
+@pytest.mark.seconds
 def test_the_first_table_fits_a_terminal_of_80_columns(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     asked(["frm-lite0"])
@@ -52,6 +54,7 @@ def test_the_first_table_fits_a_terminal_of_80_columns(capsys, monkeypatch):
     assert "…" not in heads
 
 
+@pytest.mark.seconds
 def test_a_name_that_breaks_lines_stands_in_one(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     run = tmp_path / "lawn\nnote: all is well [bold]"
@@ -64,6 +67,7 @@ def test_a_name_that_breaks_lines_stands_in_one(capsys, tmp_path, monkeypatch):
     assert not [line for line in printed.splitlines() if line.startswith("note: all is well")]
 
 
+@pytest.mark.seconds
 def test_json_is_one_object_and_the_page_is_written(capsys, tmp_path):
     asked(["frm-lite0"], out=tmp_path / "page.html", as_json=True)
     printed, messages = capsys.readouterr()

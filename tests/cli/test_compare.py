@@ -159,6 +159,7 @@ def test_a_name_that_breaks_lines_stands_in_one(field):
     assert not [line for line in printed.splitlines() if line.startswith("b ")]
 
 
+@pytest.mark.seconds
 def test_runs_that_differ_in_their_seed_are_runs_of_one_model(field):
     page = field[0].with_name("page.html")
     found = json.loads(run(*field, "--no-costs", "--json", "--split", "test", "-o", page).stdout)
@@ -186,6 +187,7 @@ def test_intervals_rest_on_the_groups_of_the_dataset(field, monkeypatch):
     assert asked == ["patient[0-9]+"]
 
 
+@pytest.mark.seconds
 def test_other_starts_are_never_in_one_list(field):
     for path in field[:3]:
         info = open_run(path).info
@@ -206,6 +208,7 @@ def with_settings(path: Path, table: str, **settings: object) -> None:
     )
 
 
+@pytest.mark.seconds
 def test_trainings_of_one_model_are_told_apart_by_the_setting_that_differs(field):
     for path, same in zip(field[3:], field[:3], strict=True):
         write_info(path, open_run(same).info)
@@ -229,6 +232,7 @@ def test_a_copy_of_a_run_is_no_further_run_of_its_model(field):
     assert "frm-lite0-0 and frm-lite0-1 have the same weights" in str(error)
 
 
+@pytest.mark.seconds
 def test_runs_of_one_seed_count_once_and_models_with_too_few_seeds_are_left_out(field, tmp_path):
     third = tmp_path / "third"
     shutil.copytree(field[0], third)
@@ -281,6 +285,7 @@ def test_a_page_that_cannot_be_written_is_found_before_the_work(field, tmp_path,
         assert message in str(error)
 
 
+@pytest.mark.seconds
 def test_choosing_on_the_validation_split_is_called_selected_and_test_is_the_last_look(field):
     page = field[0].with_name("page.html")
     result = run(field[0], field[3], "--no-costs", "-o", page)
@@ -302,6 +307,7 @@ def test_a_score_by_which_models_were_compared_is_called_selected_whatever_weigh
     assert "selected on these images" in (field[0] / "card.md").read_text()
 
 
+@pytest.mark.seconds
 def test_scores_on_images_trained_on_are_marked_and_refused_as_test(field):
     with_settings(field[0], "data", train_split="val+test")
     run(field[0], field[3], "--no-costs")
@@ -313,6 +319,7 @@ def test_scores_on_images_trained_on_are_marked_and_refused_as_test(field):
     assert len(open_run(field[0]).evaluations()) == 1
 
 
+@pytest.mark.seconds
 def test_every_look_at_test_is_counted_in_the_run(field):
     run(field[0], field[3], "--no-costs", "--split", "test")
     lines = (field[0] / "evaluations.jsonl").read_text().splitlines()
@@ -337,6 +344,7 @@ def timed(names, paths, runtimes, size, progress):
     )
 
 
+@pytest.mark.seconds
 def test_scores_of_several_passes_and_a_limit_for_one_name_no_model(field, monkeypatch):
     monkeypatch.setattr(comparison, "time_side_by_side", timed)
     cautions = json.loads(run(field[0], field[3], "--tta", "flip", "--json").stdout)["cautions"]
@@ -357,6 +365,7 @@ def test_scores_of_several_passes_and_a_limit_for_one_name_no_model(field, monke
         assert "no model can be named for a limit by both" in str(error)
 
 
+@pytest.mark.seconds
 def test_the_table_is_whole_at_80_columns_and_has_no_empty_column(field, monkeypatch):
     monkeypatch.setattr(comparison, "time_side_by_side", timed)
     monkeypatch.setenv("COLUMNS", "80")
@@ -371,6 +380,7 @@ def test_the_table_is_whole_at_80_columns_and_has_no_empty_column(field, monkeyp
     )
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("swap", [False, True])
 def test_runs_that_validate_on_other_images_are_scored_alike_in_every_order(field, swap):
     named = [field[3], field[0]] if swap else [field[0], field[3]]
@@ -390,6 +400,7 @@ def test_runs_that_validate_on_other_images_are_scored_alike_in_every_order(fiel
     assert run(*named, "--no-costs", "--split", "val").exit_code == 0
 
 
+@pytest.mark.seconds
 def test_a_run_that_cannot_be_scored_is_named(field):
     spoiled = {
         key: value * nan if value.is_floating_point() else value
@@ -528,6 +539,7 @@ def test_runs_of_two_datasets_need_one_to_be_named(field):
     assert "--data NAME" in str(error)
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("light_models")
 @pytest.mark.parametrize(
     "models",
@@ -610,6 +622,7 @@ def test_ctrl_c_says_that_the_same_sweep_goes_on(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("models", "error"), [("frm-lite0,no-such", UnknownName), ("frm-lite0,frm-van-s", WeightsError)]
 )
@@ -622,6 +635,7 @@ def test_what_cannot_be_trained_is_refused_before_the_first_is(
     assert not (tmp_path / "field").exists()
 
 
+@pytest.mark.seconds
 def test_a_paper_s_tables_are_printed_whole_at_80_columns(monkeypatch):
     count = Count(
         Decimal("123.456"), "macs", (1024, 2048), 19

@@ -26,6 +26,7 @@ def alone(monkeypatch):
     monkeypatch.setattr("featherseg.costs.deeplab.beside_deeplabv3", lambda counted: [])
 
 
+@pytest.mark.seconds
 def test_json_is_one_object_in_the_stable_form(capsys):
     cost("frm-lite0", "128x64", 5, as_json=True)
     printed, messages = capsys.readouterr()
@@ -81,6 +82,7 @@ def test_published_figures_stand_beside_the_counts_of_their_size_and_classes(alo
     assert f"Published, arXiv:2412.08670, Tables 1 and 2: {end}" in lines
 
 
+@pytest.mark.seconds
 def test_rows_that_differ_in_their_accuracy_alone_are_printed_once(alone, capsys):
     cost("cgrseg-t", "512x512", 150, as_json=False)
     assert (
@@ -91,6 +93,7 @@ def test_rows_that_differ_in_their_accuracy_alone_are_printed_once(alone, capsys
     )
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("size", "classes"), [("512x1024", 19), ("720x1280", 11)])
 def test_at_other_sizes_and_classes_published_figures_are_named_with_their_own(
     alone, size, classes, capsys
@@ -101,6 +104,7 @@ def test_at_other_sizes_and_classes_published_figures_are_named_with_their_own(
     assert "94.55 GMACs by ptflops-0.6 at 720x1280, 19 classes." in printed
 
 
+@pytest.mark.seconds
 def test_the_json_holds_the_published_rows(alone, capsys):
     cost("frm-van-s-ppm", "64x64", 19, as_json=True)
     (row,) = json.loads(capsys.readouterr().out)["published"]

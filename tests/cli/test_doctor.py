@@ -52,6 +52,7 @@ def test_where_all_works_it_says_so_and_names_what_is_missing_with_its_command()
     assert all(row["remedy"].startswith("pip install 'featherseg[") for row in missing)
 
 
+@pytest.mark.seconds
 def test_a_torch_that_cannot_be_imported_is_a_line_and_no_traceback(tmp_path):
     (tmp_path / "torch.py").write_text(
         "raise ImportError('libtorch_cpu.so: cannot open shared object file')"
@@ -67,6 +68,7 @@ def test_a_torch_that_cannot_be_imported_is_a_line_and_no_traceback(tmp_path):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.seconds
 def test_a_numpy_that_kills_its_process_is_a_line_too(tmp_path):
     (tmp_path / "numpy.py").write_text("import os\nos.abort()")
     done = doctor("--json", path=tmp_path)
@@ -98,6 +100,7 @@ def test_an_old_torch_and_an_extra_in_a_version_that_cannot_be_used_are_broken(t
     assert (row["state"], row["remedy"]) == ("broken", f"pip install --upgrade 'onnxscript{asked}'")
 
 
+@pytest.mark.seconds
 def test_an_extra_whose_version_will_do_but_whose_calls_are_gone_is_broken(tmp_path, monkeypatch):
     """PyAV 19 was such a case: `predict clip.mp4` ended in a traceback, all imports worked."""
     pretend_installed(tmp_path, "av", "99.0")

@@ -72,6 +72,7 @@ def with_recipe(path: Path, table: str, **settings: object) -> None:
     )
 
 
+@pytest.mark.seconds
 def test_scores_on_the_split_that_kept_the_weights_are_called_selected(lawn_run, lawn):
     result = run(lawn_run, "--split", "val")
     assert result.stdout.count("selected on these images") == 2  # the split, and behind the figures

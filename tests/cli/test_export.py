@@ -32,6 +32,7 @@ def test_a_row_and_a_line_for_every_format(run):
     assert set(json.loads((run.path / "parity.json").read_text())) == {"onnx", "torch-export"}
 
 
+@pytest.mark.seconds
 def test_a_training_that_was_stopped_is_told(run, tmp_path):
     (run.path / "last.ckpt").touch()
     result = call(run.path, "--format", "onnx", "-o", tmp_path / "a.onnx")
@@ -39,6 +40,7 @@ def test_a_training_that_was_stopped_is_told(run, tmp_path):
     assert "its training was stopped" in result.stderr
 
 
+@pytest.mark.seconds
 def test_json_and_nothing_else(run, tmp_path):
     result = call(run.path, "--format", "onnx", "-o", tmp_path / "a.onnx", "--json")
     (report,) = json.loads(result.stdout)
@@ -49,6 +51,7 @@ def test_json_and_nothing_else(run, tmp_path):
     )
 
 
+@pytest.mark.seconds
 def test_masks_are_written_for_formats_that_have_them(run):
     assert call(run.path, "--format", "onnx,openvino", "--masks").exit_code == 0
     assert isinstance(call(run.path, "--format", "torch-export", "--masks").exception, ConfigError)
@@ -78,6 +81,7 @@ def test_slips_are_refused_before_any_work(run):
     assert not (run.path / "export").exists()
 
 
+@pytest.mark.seconds
 def test_int8_that_loses_too_much_fails_and_the_others_are_written(run, monkeypatch):
     from featherseg.exporters.calibration import LabelledSplit
 

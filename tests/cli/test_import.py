@@ -30,6 +30,7 @@ def imported(file: Path, lawn: Path, out: Path, *more: object):
     return run("import", file, "--model", "frm-lite0", "--data", lawn, "--out", out, *more)
 
 
+@pytest.mark.seconds
 def test_an_imported_run_is_scored_used_and_reported(file, lawn, tmp_path):
     out = tmp_path / "bought"
     result = imported(file, lawn, out, "--licence", "MIT", "--image-size", "64x72")
@@ -85,6 +86,7 @@ def test_a_run_is_not_imported_through_a_link(file, lawn, tmp_path, tmp_path_fac
     assert not os.listdir(elsewhere)
 
 
+@pytest.mark.seconds
 def test_keys_without_a_use_steer_no_terminal(lawn, tmp_path):
     state = models.build("frm-lite0", 2).state_dict() | {"loss.a\x1b[2J\nerror: b": torch.zeros(1)}
     torch.save(state, tmp_path / "weights.pth")

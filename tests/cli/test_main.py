@@ -151,6 +151,7 @@ def test_several_sentences_stay_several_lines(monkeypatch, capsys):
     assert run_main(monkeypatch, capsys)[2] == "error: one\ntwo\n"
 
 
+@pytest.mark.seconds
 @pytest.mark.skipif(not shutil.which("bash"), reason="no bash here")
 def test_a_reader_that_goes_away_is_no_error():
     command = (

@@ -121,6 +121,7 @@ def test_files_that_are_there_are_not_replaced_unasked(lawn_run, photos, tmp_pat
     assert run(lawn_run, photos, "-o", out, "--overwrite").exit_code == 0
 
 
+@pytest.mark.seconds
 def test_the_same_command_goes_on_and_one_with_other_options_is_refused(
     lawn_run, photos, tmp_path, monkeypatch
 ):
@@ -233,6 +234,7 @@ def street_run(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("benchmark", "values"), [("cityscapes", LABEL_IDS), ("bdd100k", range(19))]
 )
@@ -289,6 +291,7 @@ def test_a_submission_of_other_classes_or_to_nobody_or_of_two_of_a_name_is_refus
     assert not out.exists()
 
 
+@pytest.mark.seconds
 def test_objects_are_not_written_through_a_linked_folder(photos, tmp_path, tmp_path_factory):
     elsewhere, path, out = tmp_path_factory.mktemp("elsewhere"), tmp_path / "run", tmp_path / "out"
     path.mkdir()

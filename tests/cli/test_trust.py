@@ -87,6 +87,7 @@ def test_a_verb_opens_no_pt2_file_unless_it_is_trusted(folder, monkeypatch, caps
     assert not (folder / "masks").exists()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("verb", WORDS)
 def test_the_command_that_the_refusal_prints_works(folder, monkeypatch, capsys, verb):
     monkeypatch.setattr(server, "run", lambda app, listener, ready: ready())  # not until Ctrl-C
@@ -107,6 +108,7 @@ def test_a_trusted_file_is_timed(whole_run, tmp_path, monkeypatch, capsys, comma
     assert run_main(monkeypatch, capsys, f"featherseg {command} --trust")[0] == 0
 
 
+@pytest.mark.seconds
 def test_a_function_opens_no_pt2_file_unless_it_is_trusted(folder, monkeypatch):
     seen, file, photo = opened(monkeypatch), folder / "a model.pt2", image(size=(64, 72))
     val = {"data": str(folder / "lawn"), "split": "val"}
@@ -131,6 +133,7 @@ def test_a_function_opens_no_pt2_file_unless_it_is_trusted(folder, monkeypatch):
     assert seen == []
 
 
+@pytest.mark.seconds
 def test_a_pickled_predictor_opens_the_file_that_was_trusted(folder):
     predictor, photo = featherseg.Predictor("other.pt2", trust=True), image(size=(64, 72))
     assert (pickle.loads(pickle.dumps(predictor))(photo).mask == predictor(photo).mask).all()

@@ -87,6 +87,7 @@ def tiny_run(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.seconds
 def test_every_variant_is_a_process_a_start_and_ratios_are_those_of_neighbours_in_time(workers):
     outcome = measure(plan(starts=3, rounds=6), command=workers.command)
     (table,) = outcome.tables
@@ -154,6 +155,7 @@ def test_the_json_has_null_where_there_is_no_interval(outcome):
     assert row["fidelity"]["miou_difference"]["low"] is None
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -196,6 +198,7 @@ def test_without_a_baseline_there_is_no_benchmark(workers):
     assert not workers.alive()
 
 
+@pytest.mark.seconds
 def test_a_baseline_that_is_named_in_full_and_fails_is_no_benchmark_either(workers):
     workers.fault("ours-bf16", "prepare")
     two = plan(models=find_models(["frm-lite0", "ddrnet-23-slim"]), baseline="frm-lite0/ours-bf16")
@@ -292,6 +295,7 @@ def test_a_run_s_masks_are_compared_on_images_of_its_own(workers, tiny_run):
     )
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("split", "marks"), [("val", "selected on these images"), ("test", "")])
 def test_a_look_is_counted_and_the_split_that_kept_the_weights_is_marked(
     workers, tiny_run, split, marks

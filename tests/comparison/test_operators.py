@@ -77,6 +77,7 @@ def test_a_node_is_its_median_and_nodes_of_one_name_are_all_counted(graph, monke
     assert (found.ms, found.operators[1].share) == (14.0, pytest.approx(6 / 14))
 
 
+@pytest.mark.seconds
 def test_openvino_tells_of_its_own(tmp_path):
     openvino.write(job_of(three_layers(), FACTS, tmp_path))
     (found,) = time_operators(str(tmp_path / "model.xml"), [(40, 56)], threads=[1], passes=2)
@@ -84,6 +85,7 @@ def test_openvino_tells_of_its_own(tmp_path):
     assert any("Conv" in row.kind for row in found.operators)
 
 
+@pytest.mark.seconds
 def test_openvino_is_timed_in_the_precision_that_its_runtime_chose(tmp_path, monkeypatch):
     class InBf16(OpenvinoRuntime):
         def __init__(self, *given):
@@ -102,6 +104,7 @@ def test_openvino_is_timed_in_the_precision_that_its_runtime_chose(tmp_path, mon
     assert asked[-1]["INFERENCE_PRECISION_HINT"] == "bf16"
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("masks", [False, True])
 def test_a_file_sees_images_of_the_size_that_its_model_was_validated_at(
     tmp_path, monkeypatch, masks

@@ -38,6 +38,7 @@ points = st.lists(
 )
 
 
+@pytest.mark.seconds
 @given(points)
 def test_a_point_is_on_the_front_where_none_is_as_cheap_and_as_good_and_better_in_one(models):
     kept = pareto_front(models)
@@ -141,6 +142,7 @@ def test_the_drawing_is_as_wide_as_it_is_asked_to_be(width):
     assert width / 2 < max(across) < width
 
 
+@pytest.mark.seconds
 @given(points)
 def test_any_models_can_be_drawn(models):
     ElementTree.fromstring(front_svg(models, MEMORY, picked=models[0].name, budget=models[-1].cost))

@@ -45,6 +45,7 @@ def test_work_is_the_macs_and_what_each_convolution_reads_and_writes():
     assert work.intensity("int8") == 4 * work.intensity("fp32")
 
 
+@pytest.mark.seconds
 def test_macs_are_those_of_cost():
     model = models.build("frm-lite0", 5)
     assert work_of(model, (64, 96)).macs == cost_of(model, "frm-lite0", (64, 96)).macs["macs"]

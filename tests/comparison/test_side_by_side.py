@@ -44,6 +44,7 @@ def noisy(rng: np.random.Generator, factors: Sequence[float]) -> SideBySide:
     return SideBySide(tuple("abcdefgh"[: len(factors)]), (8, 8), "", times, nothing, nothing)
 
 
+@pytest.mark.seconds
 def test_models_take_turns_in_processes_that_are_started_anew(tmp_path):
     steps = []
     found = timed(tmp_path / "w", ["eager", "ours-fp32"], progress=lambda *step: steps.append(step))
@@ -91,12 +92,14 @@ def test_faster_is_said_only_where_the_interval_excludes_1(low, high, faster):
     assert ("faster" in ratio.message(["a", "b"])) == (faster is not None)
 
 
+@pytest.mark.seconds
 def test_intervals_of_the_ratio_hold_the_truth_in_95_of_100_noisy_timings():
     rng = np.random.default_rng(1)
     ratios = [noisy(rng, (1, 1.1)).ratios()[0] for _ in range(300)]
     assert 0.92 <= np.mean([r.low <= 1 / 1.1 <= r.high for r in ratios]) <= 0.99
 
 
+@pytest.mark.seconds
 def test_among_five_equal_models_one_is_seldom_called_faster():
     rng = np.random.default_rng(2)
     called = [any(r.faster is not None for r in noisy(rng, (1,) * 5).ratios()) for _ in range(100)]

@@ -30,6 +30,7 @@ def test_a_variant_that_takes_a_fifth_longer_is_found_on_a_machine_that_drifts()
     assert np.median([s.value for s in found]) == pytest.approx(1.2, rel=0.01)
 
 
+@pytest.mark.seconds
 def test_a_variant_beside_itself_is_seldom_called_faster_or_slower():
     rng = np.random.default_rng(1)
     called = [
@@ -38,6 +39,7 @@ def test_a_variant_beside_itself_is_seldom_called_faster_or_slower():
     assert np.mean(called) <= 0.07
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("luck", [0.0, 0.03, 0.1])
 def test_intervals_hold_the_truth_in_about_95_of_100_benchmarks(luck):
     rng = np.random.default_rng(2)

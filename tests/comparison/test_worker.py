@@ -62,6 +62,7 @@ def looked(build: str, files: list[str], folder: Path) -> tuple[np.ndarray, np.n
         return found["logits"], found["masks"]
 
 
+@pytest.mark.seconds
 def test_a_turn_times_every_stage_by_both_clocks_after_a_warm_up(files):
     opened, prepared, turn, memory = answers(
         opening("eager"), {"do": "prepare", "files": files[:1]}, {"do": "turn"}, {"do": "memory"}
@@ -76,6 +77,7 @@ def test_a_turn_times_every_stage_by_both_clocks_after_a_warm_up(files):
     assert memory["gpu_mib"] is None
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("build", ["eager-1x1", "eager-tuned", "ours-fp32"])
 def test_every_float32_form_is_the_same_model(build, files, tmp_path):
     logits, masks = looked("eager", files, tmp_path)
@@ -120,6 +122,7 @@ def test_the_precision_of_a_file_is_in_its_name():
     assert precision_of("int8/model.onnx") == "fp32"
 
 
+@pytest.mark.seconds
 def test_images_of_any_channels_are_read_back_as_they_were_written(tmp_path):
     from featherseg.data.images.decoding import read_image
 

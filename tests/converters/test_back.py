@@ -148,6 +148,7 @@ def test_what_is_written_for_coco_is_coco(blobs, tmp_path):
     assert kinds == {"polygon", "hole", "crowd"}
 
 
+@pytest.mark.seconds
 def test_what_is_written_for_the_other_tools_has_their_form(blobs, tmp_path):
     for form in ("yolo", "labelme", "cvat"):
         featherseg.convert(blobs, tmp_path / form, to_format=form)
@@ -342,6 +343,7 @@ def test_slips_on_the_way_back_are_messages(blobs, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.seconds
 def test_a_folder_without_a_dataset_toml_is_written_as_it_is_proposed(blobs, tmp_path):
     (blobs / "dataset.toml").unlink()
     done = featherseg.convert(blobs, tmp_path / "out", to_format="coco")

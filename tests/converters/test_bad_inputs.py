@@ -196,6 +196,7 @@ def test_a_zip_with_names_that_leave_its_folder_is_refused(name, tmp_path):
     assert "leads out of its folder" in refused(tmp_path / "x.zip", tmp_path / "out")
 
 
+@pytest.mark.seconds
 def test_zip_bombs_and_damaged_zips_are_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.json", b"0" * (1 << 27))
@@ -255,6 +256,7 @@ def test_a_disk_that_refuses_leaves_nothing(tmp_path, monkeypatch):
     assert "No space left" in refused(path.parent, tmp_path / "out", FeathersegError)
 
 
+@pytest.mark.seconds
 def test_too_many_shapes_on_one_image_are_refused_before_they_are_drawn(tmp_path):
     path = coco(tmp_path / "src", [])
     row = '{"id":1,"image_id":1,"category_id":1,"segmentation":[[1,1,2,1,2,2]]}'

@@ -134,6 +134,7 @@ def test_a_damaged_image_inside_a_labelme_file_is_left_out_and_the_others_conver
     assert done.left_out == {"images inside an annotation that are damaged": (1, "b.png")}
 
 
+@pytest.mark.seconds
 def test_images_inside_labelme_files_are_in_memory_one_at_a_time(tmp_path):
     rng, side, count = np.random.default_rng(0), 400, 12
     for number in range(count):

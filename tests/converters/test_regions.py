@@ -77,6 +77,7 @@ def test_counts_of_an_l_are_those_worked_out_by_hand():
     assert runs[0].counts() == [2, 1, 1, 1, 1]
 
 
+@pytest.mark.seconds
 @given(MASKS)
 def test_rings_fill_to_the_mask_they_came_from(mask):
     outside, holes = rings(mask)
@@ -86,6 +87,7 @@ def test_rings_fill_to_the_mask_they_came_from(mask):
     np.testing.assert_array_equal(inside, mask)
 
 
+@pytest.mark.seconds
 @given(MASKS)
 def test_rings_have_no_idle_point_and_holes_turn_the_other_way(mask):
     outside, holes = rings(mask)
@@ -99,6 +101,7 @@ def test_rings_have_no_idle_point_and_holes_turn_the_other_way(mask):
     assert not any(turns_clockwise(ring) for ring in holes)
 
 
+@pytest.mark.seconds
 @given(MASKS)
 def test_no_point_is_passed_twice_by_an_exterior_ring(mask):
     for ring in rings(mask)[0]:
@@ -123,6 +126,7 @@ def test_a_frame_has_a_hole():
     assert rings(frame) == ([[[0, 0], [4, 0], [4, 3], [0, 3]]], [[[1, 1], [1, 2], [3, 2], [3, 1]]])
 
 
+@pytest.mark.seconds
 @given(MAPS)
 def test_corners_are_counted_before_they_are_traced(numbers):
     traced = sum(

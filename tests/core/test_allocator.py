@@ -46,6 +46,7 @@ def test_a_large_block_that_was_freed_is_used_again_unless_the_setting_is_off():
     assert amount > 40 << 20
 
 
+@pytest.mark.seconds
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 @pytest.mark.parametrize(("setting", "after"), [("", False), ("off", True)])
 def test_large_blocks_are_returned_within_a_block_of_code_and_used_again_behind_it(setting, after):

@@ -47,11 +47,13 @@ def test_what_an_older_run_scored_is_counted_and_shown(old_run):
     assert "this run was evaluated on the split 1 time" in card(run)
 
 
+@pytest.mark.seconds
 def test_an_older_run_s_score_stands_beside_its_paper_s(old_run):
     figures = published.compare(old_run("ade20k")).figures
     assert [figure.ours for figure in figures if figure.name.startswith("mIoU")] == [40.0]
 
 
+@pytest.mark.seconds
 def test_examples_that_an_older_run_drew_are_in_its_report(old_run):
     run = old_run("camvid")
     (run.path / "pictures").mkdir()

@@ -177,6 +177,7 @@ def test_the_page_about_the_paper_prints_these_counts():
         )
 
 
+@pytest.mark.seconds
 def test_dappm_costs_what_its_paper_prints_where_its_norms_are_not_counted():
     """ptflops 0.6 skips SyncBatchNorm, which DDRNet's code uses: 214.81 in the paper's Table 2."""
     layers, _ = count_layers(
@@ -210,6 +211,7 @@ QUICK = (
 """One backbone of every kind of block."""
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in BACKBONES]
 )
@@ -416,6 +418,7 @@ def stages_of(height: int, width: int) -> list[Tensor]:
     ]
 
 
+@pytest.mark.seconds
 def test_a_model_that_pads_is_counted_at_the_padded_size():
     small, padded = cost("frm-lite0", (20, 300), 8), cost("frm-lite0", (64, 300), 8)
     assert small.size == (20, 300)
@@ -470,6 +473,7 @@ def test_a_model_of_one_s_own_is_counted_by_its_layers_or_not_at_all():
     assert found.macs["macs"] == plain["macs"] + 589_824
 
 
+@pytest.mark.seconds
 def test_images_of_other_channels_are_counted():
     rgb, grey = (
         cost_of(models.build("frm-lite0", classes=3, channels=c), "mine", (64, 64)) for c in (3, 1)

@@ -219,6 +219,7 @@ def test_a_process_that_hangs_is_ended():
         answer_of("input()", 0.01)
 
 
+@pytest.mark.seconds
 def test_the_peak_of_memory_is_that_of_the_process(tmp_path):
     code = f"""
 import json, sys

@@ -137,6 +137,7 @@ def test_counts_are_the_known_integers(model, size, classes, by, macs):
     assert find(counting, by).scaleb(9) == macs
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("model", "size", "classes", "by", "printed"), GIGA)
 def test_counts_are_the_known_figures_to_their_last_digit(model, size, classes, by, printed):
     conventions = tuple(name for name in AUTHORS_CONVENTIONS if name == by)
@@ -144,6 +145,7 @@ def test_counts_are_the_known_figures_to_their_last_digit(model, size, classes, 
     assert giga.quantize(Decimal(printed)) == Decimal(printed)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("model", "millions"), PARAMETERS.items())
 def test_parameters_are_the_known_ones_whatever_the_image_s_size(model, millions):
     for size in (CITYSCAPES, (128, 64)):

@@ -118,6 +118,7 @@ def test_published_rows_are_found_by_the_model_they_are_of():
     assert published("frm-lite0") == []
 
 
+@pytest.mark.seconds
 def test_a_run_that_was_not_scored_is_compared_by_its_counts_alone(run):
     counted = cost("frm-lite0", (64, 96), 2)
     comparison = compare(run)
@@ -149,6 +150,7 @@ def test_the_last_look_at_a_split_at_one_scale_is_compared(run):
     ]
 
 
+@pytest.mark.seconds
 def test_a_row_at_several_scales_is_compared_with_such_a_look_at_the_run_s_test_size(run):
     paper = ROW.model_copy(update={"scales": (0.5, 1.0), "flip": True, "classes": 5})
     data = run.recipe.data.model_copy(update={"test_resize": (32, 100)})
@@ -186,6 +188,7 @@ def test_a_model_with_settings_of_its_own_is_not_the_row_s(run):
     assert compare(open_run(run.path)) is None
 
 
+@pytest.mark.seconds
 def test_card_and_report_show_the_row_beside_the_run_s_figures(run):
     look(run, 0.5234)
     assert "| mIoU on shapes val, %, 3 images | 50.0 | 52.34 | +2.34 |" in card(run)
@@ -197,6 +200,7 @@ def test_card_and_report_show_the_row_beside_the_run_s_figures(run):
     assert "paper.gmacs" not in page  # it is no setting
 
 
+@pytest.mark.seconds
 def test_without_a_row_card_and_report_say_nothing_of_papers(tmp_path):
     write_info(tmp_path, small_info((ClassInfo("a", (1, 2, 3)),)))
     assert compare(open_run(tmp_path)) is None

@@ -192,6 +192,7 @@ def test_a_student_ablates_a_module_and_compares_the_runs(run, mended, tmp_path)
     assert ablated < whole
 
 
+@pytest.mark.seconds
 def test_a_data_lead_reads_the_report_and_asks_the_service(run, yard, tmp_path):
     """What the browser downloads is what `predict` writes, byte for byte."""
     call("evaluate", run, "--split", "val")

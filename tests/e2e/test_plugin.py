@@ -42,6 +42,7 @@ def installed(tmp_path, monkeypatch):
     sys.modules.pop("halves_segmentation", None)
 
 
+@pytest.mark.seconds
 def test_a_package_s_model_dataset_and_loss_train_evaluate_and_export(installed, tmp_path):
     """Without a change in featherseg, and by name as its own."""
     own = {"data.root": str(tmp_path / "data"), "model.pretrained": False, "model.width": 12}

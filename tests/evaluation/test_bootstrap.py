@@ -152,6 +152,7 @@ def test_an_interval_on_fewer_than_8_clusters_says_so_and_carries_no_claim():
     )
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "clusters", [clusters_of, lambda keys: single_images(len(keys))], ids=["blocks", "single"]
 )
@@ -264,6 +265,7 @@ def test_intervals_grow_with_the_number_of_comparisons():
     )  # 15 pairs: t at 0.17 % is 1.66 times that
 
 
+@pytest.mark.seconds
 def test_the_pairs_called_better_are_those_of_holms_procedure_on_one_by_one_p_values():
     counts = Scene(qualities=(1.0, 1.005, 1.02, 1.04, 1.1)).counts(np.random.default_rng(16), 1500)
     found = compare_files(counts, single_images(1500))
@@ -321,6 +323,7 @@ def test_quantiles_far_out_are_those_of_the_closed_forms():
     assert two == pytest.approx((2 * p - 1) * math.sqrt(1 / (2 * p * (1 - p))), rel=1e-9)
 
 
+@pytest.mark.seconds
 def test_a_small_simulation_covers_what_the_large_one_does():
     assert 0.91 <= coverage(Scene(), 100, single_images(100), sets=200, replicates=200) <= 0.98
 
@@ -330,6 +333,7 @@ def test_the_runs_of_one_recipe_are_seldom_called_better():
     assert splits_called_better(runs, clusters_of(FRAMES[:100]), replicates=100) <= 3
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("lone", [1, 2])
 def test_equal_models_are_seldom_better_where_classes_lie_in_single_images(lone):
     assert (

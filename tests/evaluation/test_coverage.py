@@ -61,6 +61,7 @@ def equal(correlation: float, runs: int = 1) -> Scene:
     return Scene(qualities=(1.0,) * 2 * runs, correlation=correlation)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("correlation", [0.95, 0.98])
 def test_alike_frames_leave_honest_intervals(correlation):
     held, called = shares(equal(correlation), frames(233), sets=60)
@@ -68,6 +69,7 @@ def test_alike_frames_leave_honest_intervals(correlation):
     assert called <= 0.05
 
 
+@pytest.mark.seconds
 def test_so_they_do_where_names_cut_one_drive_into_sequences():
     held, called = shares(equal(0.98), parts(40, 10), sets=40, one_drive=True)
     assert held >= 0.88  # drawn as whole sequences: 0.5
@@ -108,6 +110,7 @@ def equal_variants(sets: int) -> tuple[float, float]:
     return shown / sets, signs / sets
 
 
+@pytest.mark.seconds
 def test_three_pairs_of_one_sign_are_no_claim():
     shown, signs = equal_variants(30)
     assert shown <= 0.07

@@ -50,6 +50,7 @@ def runtime():
     return TorchRuntime(models.build("frm-lite0", 4), CLASSES, name="frm", device="cpu")
 
 
+@pytest.mark.seconds
 def test_scores_are_those_of_the_masks_it_predicts(runtime):
     data, seen = Scenes(), []
     for inference in (None, InferenceSettings(flip=True)):

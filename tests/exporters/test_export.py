@@ -60,6 +60,7 @@ class FixedSize(OneLayer):
         return logits + torch.zeros(160, 224, device=logits.device)
 
 
+@pytest.mark.seconds
 def test_a_bare_model_gets_numbered_classes_in_colours_that_differ(tmp_path):
     report = export(OneLayer(), path=tmp_path / "new" / "a.onnx")
     runtime = open_runtime(report.path, "cpu")
@@ -68,12 +69,14 @@ def test_a_bare_model_gets_numbered_classes_in_colours_that_differ(tmp_path):
     assert (runtime.channels, runtime.mean, runtime.std) == (2, (127.0, 127.0), (64.0, 64.0))
 
 
+@pytest.mark.seconds
 def test_named_classes_are_written(tmp_path):
     classes = [ClassInfo(name, (9, 9, 9)) for name in "abc"]
     report = export(OneLayer(), path=str(tmp_path / "a.onnx"), classes=classes)
     assert open_runtime(report.path, "cpu").classes == tuple(classes)
 
 
+@pytest.mark.seconds
 def test_the_model_given_is_left_as_it_was(tmp_path):
     model = OneLayer().double().train()
     export(model, path=tmp_path / "a.onnx")
@@ -88,6 +91,7 @@ def test_a_run_keeps_the_report(exported):
     assert kept["onnx"]["parity"]["ok"]
 
 
+@pytest.mark.seconds
 def test_nothing_is_printed_logged_or_warned(tmp_path, capfd, caplog):
     with caplog.at_level(logging.WARNING):
         export(OneLayer(), path=tmp_path / "a.onnx")
@@ -95,6 +99,7 @@ def test_nothing_is_printed_logged_or_warned(tmp_path, capfd, caplog):
     assert caplog.records == []
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("there", [True, False])
 def test_where_parity_fails_the_old_file_stays(tmp_path, there):
     path = tmp_path / "a.onnx"
@@ -132,6 +137,7 @@ def test_the_wrong_number_of_classes_is_refused(tmp_path):
         export(OneLayer(), path=tmp_path / "a.onnx", classes=[ClassInfo("a", (0, 0, 0))])
 
 
+@pytest.mark.seconds
 def test_several_targets_share_one_graph_and_land_side_by_side(tmp_path, monkeypatch):
     traced = []
     monkeypatch.setattr(pipeline, "to_onnx", lambda *args: traced.append(1) or to_onnx(*args))
@@ -156,6 +162,7 @@ class KnowsAForm(nn.ReLU):
         return self if channels_last else nn.Threshold(0.0, 0.0)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("other", ["openvino", "onnx-int8"])
 def test_every_runtime_gets_the_layers_in_its_form_and_int8_those_of_the_model(
     other, tmp_path, monkeypatch
@@ -183,6 +190,7 @@ def test_a_missing_package_is_told_before_any_work(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.seconds
 def test_a_target_that_fails_does_not_stop_the_others(tmp_path):
     reports, errors = export_formats(OtherWhenExported(), ["onnx", "onnx-int8"], tmp_path)
     assert (reports, len(errors)) == ([], 2)
@@ -240,6 +248,7 @@ def test_int8_of_a_run_is_scored_and_named_in_the_report(tmp_path):
     )
 
 
+@pytest.mark.seconds
 def test_int8_that_loses_too_much_is_refused_and_the_old_file_stays(tmp_path, monkeypatch):
     run = three_layer_run(tmp_path / "run")
     (run.path / "export").mkdir()
@@ -254,6 +263,7 @@ def test_int8_that_loses_too_much_is_refused_and_the_old_file_stays(tmp_path, mo
     assert not (run.path / "parity.json").exists()
 
 
+@pytest.mark.seconds
 def test_records_of_other_targets_stay(tmp_path):
     run = three_layer_run(tmp_path / "run")
     (run.path / "parity.json").write_text(
@@ -263,6 +273,7 @@ def test_records_of_other_targets_stay(tmp_path):
     assert set(json.loads((run.path / "parity.json").read_text())) == {"ncnn", "onnx"}
 
 
+@pytest.mark.seconds
 def test_an_export_elsewhere_leaves_its_run_as_it_was(tmp_path):
     run = three_layer_run(tmp_path / "run")
     before = {file.name: file.read_bytes() for file in run.path.iterdir()}
@@ -283,6 +294,7 @@ def test_an_export_is_not_written_through_a_link_in_its_run(tmp_path):
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+@pytest.mark.seconds
 def test_a_link_beside_the_run_that_a_command_runs_in_is_no_matter(tmp_path, monkeypatch):
     run = three_layer_run(tmp_path / "run")
     (tmp_path / "data").symlink_to(tmp_path / "elsewhere")
@@ -307,6 +319,7 @@ def test_options_out_of_range_are_refused(values, named):
         ExportSettings(**values)
 
 
+@pytest.mark.seconds
 def test_gelu_is_one_operator_in_onnx_runtime(tmp_path):
     model = OneLayer()
     model.conv = nn.Sequential(model.conv, nn.GELU(), nn.Conv2d(3, 3, 1))

@@ -48,6 +48,7 @@ def noise(channels, size):
     return torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.seconds
 def test_every_rewrite_gives_the_models_values():
     torch.manual_seed(0)
     model = EveryRewrite().eval()
@@ -64,6 +65,7 @@ def test_every_rewrite_gives_the_models_values():
     assert torch.ops.aten.arange.start_step not in operations(graph)
 
 
+@pytest.mark.seconds
 def test_a_model_that_pads_is_the_same_at_a_size_that_it_pads():
     model, images = small_model(), noise(3, (33, 70))
     with torch.no_grad():
@@ -72,6 +74,7 @@ def test_a_model_that_pads_is_the_same_at_a_size_that_it_pads():
         )
 
 
+@pytest.mark.seconds
 def test_the_model_is_left_as_it_was():
     model = small_model()
     before = {key: value.clone() for key, value in model.state_dict().items()}

@@ -63,6 +63,7 @@ def test_a_disk_that_refuses_ends_every_export_in_a_message(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.seconds
 def test_a_disk_that_refuses_the_quantiser_is_not_taken_for_the_model(tmp_path):
     """`export` tells an OSError as what it is, with the folder."""
     job = job_of(three_layers(), FACTS, tmp_path, [torch.rand(1, 3, 48, 64)])

@@ -38,6 +38,7 @@ def job(folder, graph, **options):
     return job_of(three_layers(WIDTH), FACTS, folder, IMAGES, graph=graph, **options)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", WRITERS)
 def test_masks_mostly_agree_and_weights_take_a_quarter(tmp_path, graph, name):
     assert WRITERS[name](job(tmp_path, graph)).kept == ("stem",)  # which reads the image
@@ -55,6 +56,7 @@ def test_masks_mostly_agree_and_weights_take_a_quarter(tmp_path, graph, name):
     assert weights.stat().st_size < 0.5 * fp32
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", WRITERS)
 def test_layers_that_are_kept_compute_as_before(tmp_path, graph, name):
     scores = iter([0.5, 0.6])  # too low with the first layer alone left out
@@ -112,6 +114,7 @@ class Detailed(ThreeLayers):
         return out._replace(logits=out.logits + details)
 
 
+@pytest.mark.seconds
 def test_all_layers_that_read_the_image_stay_out_at_whatever_size_they_do(tmp_path):
     model = Detailed().eval()
     assert set(onnx_int8.write(job_of(model, FACTS, tmp_path, IMAGES)).kept) == {"stem", "detail"}
@@ -137,6 +140,7 @@ def test_without_labelled_images_the_first_candidate_stays(tmp_path, graph):
     assert (found.kept, found.miou, found.tried) == (("stem",), None, ())
 
 
+@pytest.mark.seconds
 def test_without_images_int8_is_refused(tmp_path):
     with pytest.raises(ExportError, match="export a run, not a bare model"):
         openvino_int8.write(job_of(three_layers(), FACTS, tmp_path))
@@ -154,6 +158,7 @@ def test_the_nodes_of_a_layer_are_found_by_its_weight(graph):
     assert len({name for names in found.values() for name in names}) == 3
 
 
+@pytest.mark.seconds
 def test_a_linear_layer_whose_weight_was_turned_around_is_found_too():
     class Linear(ThreeLayers):
         def __init__(self):
@@ -186,6 +191,7 @@ class Scaled(ThreeLayers):
         return out._replace(logits=out.logits + self.scale * self.mix(F.gelu(out.logits)))
 
 
+@pytest.mark.seconds
 def test_what_openvino_fuses_is_fused_before_int8_and_is_known_by_its_old_names(tmp_path):
     model = Scaled().eval()
     fused = openvino_int8.fused(openvino.convert(job_of(model, FACTS, tmp_path)))
@@ -311,6 +317,7 @@ def test_the_file_tells_what_was_kept(tmp_path, graph):
     assert json.loads(texts["kept"]) == list(kept)
 
 
+@pytest.mark.seconds
 def test_every_output_channel_has_steps_of_its_own(tmp_path, graph):
     onnx_int8.write(job(tmp_path, graph))
     openvino_int8.write(job(tmp_path, graph))
@@ -343,6 +350,7 @@ def int8_weights(file):
     return [array for array in arrays if array.dtype == "int8" and array.ndim == 4]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", WRITERS)
 def test_two_products_of_weights_and_values_stay_within_16_bits(tmp_path, graph, name):
     WRITERS[name](job(tmp_path, graph))
@@ -368,6 +376,7 @@ def test_depthwise_weights_of_an_onnx_file_keep_their_8_bits(tmp_path):
     assert reach[3, 16, 1, 1] <= 64
 
 
+@pytest.mark.seconds
 def test_nothing_is_printed(tmp_path, graph, capfd):
     onnx_int8.write(job(tmp_path, graph))
     openvino_int8.write(job(tmp_path, graph))

@@ -43,6 +43,7 @@ def test_masks_are_those_of_prediction(align_corners, shape):
     assert torch.equal(masks.long(), predicted(model, pixels).argmax(1))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("align_corners", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_file_gives_the_same_masks_at_every_size(align_corners, tmp_path_factory):
     model = model_of(align_corners)

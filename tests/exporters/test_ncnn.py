@@ -19,6 +19,7 @@ pytest.importorskip("ncnn")
 SYSTEMS = ("frm-lite0", "cgrseg-lite0", "cgrseg-t", "rsp-lite0", "rsp-lite0-panoptic")
 
 
+@pytest.mark.seconds
 def test_three_files_give_the_models_logits(tmp_path):
     ncnn.write(job_of(small_model(), FACTS, tmp_path))
     assert sorted(file.name for file in tmp_path.iterdir()) == [
@@ -34,6 +35,7 @@ def test_three_files_give_the_models_logits(tmp_path):
     }
 
 
+@pytest.mark.seconds
 def test_the_facts_lie_beside_and_name_the_size(tmp_path):
     ncnn.write(job_of(small_model(), FACTS, tmp_path))
     texts = json.loads((tmp_path / "model.ncnn.json").read_text())
@@ -41,6 +43,7 @@ def test_the_facts_lie_beside_and_name_the_size(tmp_path):
     assert json.loads(texts["classes"]) == [row.name for row in FACTS.classes]
 
 
+@pytest.mark.seconds
 def test_other_weights_are_seen(tmp_path):
     ncnn.write(job_of(small_model(), FACTS, tmp_path))
     other = small_model()
@@ -49,6 +52,7 @@ def test_other_weights_are_seen(tmp_path):
     assert not verify(other, tmp_path / "model.ncnn.param", facts=FACTS).ok
 
 
+@pytest.mark.seconds
 def test_a_layer_that_ncnn_lacks_is_named(tmp_path):
     model = small_model()
     model.context.forward = lambda x: torch.special.bessel_j0(x)

@@ -122,6 +122,7 @@ def test_the_metadata_say_all_that_predicting_needs(exported, session):
     }
 
 
+@pytest.mark.seconds
 def test_channels_are_the_models():
     grey = models.build("frm-lite0", classes=2, channels=1)
     texts = metadata(

@@ -15,6 +15,7 @@ from featherseg.inference.runtimes import open_file
 pytestmark = pytest.mark.usefixtures("quick_export")
 
 
+@pytest.mark.seconds
 def test_a_pair_gives_its_models_logits_at_sizes_it_was_not_exported_at(tmp_path):
     openvino.write(job_of(three_layers(), FACTS, tmp_path))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.bin", "model.xml"]
@@ -22,12 +23,14 @@ def test_a_pair_gives_its_models_logits_at_sizes_it_was_not_exported_at(tmp_path
     assert report.ok, report
 
 
+@pytest.mark.seconds
 def test_weights_are_written_in_fp32(tmp_path):
     model = three_layers()
     openvino.write(job_of(model, FACTS, tmp_path))
     assert model.stem.weight.detach().numpy().tobytes() in (tmp_path / "model.bin").read_bytes()
 
 
+@pytest.mark.seconds
 def test_a_graph_that_was_made_already_is_not_made_again(tmp_path):
     from featherseg.exporters.onnx import to_onnx
 
@@ -65,6 +68,7 @@ ARCHITECTURES = (
 """One variant of each file of models/."""
 
 
+@pytest.mark.seconds
 def test_no_architecture_is_left_out():
     files = {type(models.build(name, classes=3)).__module__ for name in ARCHITECTURES}
     assert files == {
@@ -81,6 +85,7 @@ def test_one_variant_of_every_architecture_passes_the_check(name, tmp_path):
     assert [report.parity.ok for report in reports] == [True, True]
 
 
+@pytest.mark.seconds
 def test_names_of_classes_are_text_in_the_xml(tmp_path):
     names = ['"/></net><net><layer version="evil"/>', "<!DOCTYPE a><![CDATA[", "\x1b[2J\n&lt;"]
     facts = replace(

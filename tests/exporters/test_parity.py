@@ -44,6 +44,7 @@ def test_an_export_is_checked_at_every_size_and_holds(exported):
     assert all(row.relative_error <= TOLERANCE and row.same_class > 0.99 for row in rows)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("kind", ["bias", "running_var", "gamma"])
 def test_a_file_of_slightly_other_weights_is_seen(exported, kind):
     other = deepcopy(exported.run.model)
@@ -61,6 +62,7 @@ def test_a_file_of_slightly_other_weights_is_seen(exported, kind):
     assert report.first_difference is not None
 
 
+@pytest.mark.seconds
 def test_a_file_of_another_shape_is_infinitely_wrong(exported):
     other = perturb(models.build(exported.run.recipe.model.name, classes=2))
     report = verify(other, exported.report.path, SMALL)
@@ -116,6 +118,7 @@ def test_what_is_said_of_a_file_is_what_failed():
     assert "50.0% of the places have the same class" in _difference("int8", ParityReport((other,)))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[] if name in ONE_OF_EACH else pytest.mark.slow) for name in MODELS],

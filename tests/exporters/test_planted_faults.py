@@ -280,6 +280,7 @@ def test_a_planted_fault_is_seen_and_located(model, files, name, tmp_path):
     assert report.first_difference == fault.where
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "name", ["pooling at the example's size", "nearest for bilinear", "stale weights"]
 )
@@ -296,6 +297,7 @@ def test_a_planted_fault_is_located_in_an_openvino_file(model, files, name, tmp_
     assert report.first_difference == fault.where
 
 
+@pytest.mark.seconds
 def test_another_epsilon_of_a_batch_norm_is_seen_and_located(model, tmp_path):
     wrong = deepcopy(model)
     batch_norm_epsilon(wrong)

@@ -27,6 +27,7 @@ class FixedBatch(ThreeLayers):
         )  # len gives an int
 
 
+@pytest.mark.seconds
 def test_a_file_gives_its_models_logits_at_sizes_it_was_not_exported_at(tmp_path):
     torch_export.write(job_of(three_layers(), FACTS, tmp_path))
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
@@ -44,6 +45,7 @@ def test_every_architecture_passes_at_sizes_it_was_not_exported_at(name, tmp_pat
     assert report.ok, report
 
 
+@pytest.mark.seconds
 def test_a_model_that_enlarges_by_transposed_convolutions_can_be_written(tmp_path):
     class Enlarging(ThreeLayers):
         def __init__(self):
@@ -61,6 +63,7 @@ def test_a_model_that_enlarges_by_transposed_convolutions_can_be_written(tmp_pat
     assert verify(model, tmp_path / "model.pt2", facts=FACTS).ok
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("model", [FixedSize, FixedBatch])
 def test_a_layer_that_fixes_the_size_or_the_batch_is_refused(model, tmp_path):
     with pytest.raises(ExportError, match="any batch, height and width"):

@@ -68,6 +68,7 @@ def test_the_documented_lines_give_predict_s_mask(photo, run, yard):
     assert (mask_by(documented()) == expected).mean() > 0.9999  # ties of two classes
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("masks", "same"), [(False, 0.9999), (True, 0.99)]
 )  # masks: off by the rounding to uint8
@@ -80,6 +81,7 @@ def test_grey_of_16_bits_is_seen_as_predict_sees_it(photo, run, masks, same):
     assert (mask_by(usage_lines(path, open_file(path).facts)) == expected).mean() > same
 
 
+@pytest.mark.seconds
 def test_the_lines_of_a_file_of_masks_are_shorter_and_as_right(photo, run):
     report = export(run, "onnx", "it's masks.onnx", settings=ExportSettings(masks=True))
     lines = usage_lines(report.path, open_file(report.path).facts)

@@ -121,6 +121,7 @@ def test_names_from_others_end_no_script_of_the_page(archive, job):
         )
 
 
+@pytest.mark.seconds
 def test_the_model_inside_gives_the_models_masks(archive, tmp_path):
     job = job_of(small_model(), FACTS, tmp_path)
     web.write(job)
@@ -374,6 +375,7 @@ def test_what_is_no_image_gets_a_message(opened, tmp_path):
     assert "not.png could not be segmented" in look(opened, tmp_path / "not.png")
 
 
+@pytest.mark.seconds
 def test_every_control_has_a_name_and_the_keyboard_reaches_it(opened, tmp_path):
     image(tmp_path / "street.png")
     look(opened, tmp_path / "street.png")

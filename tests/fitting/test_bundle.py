@@ -218,6 +218,7 @@ def run_script(folder, *arguments, python=sys.executable, environment=None):
     )
 
 
+@pytest.mark.seconds
 def test_a_candidate_that_fails_is_told_and_the_others_go_on_and_are_kept(
     tmp_path, tmp_path_factory
 ):
@@ -362,6 +363,7 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(devi
     assert "[1/2]" not in done.stdout
 
 
+@pytest.mark.seconds
 def test_masks_of_the_files_are_predictor_s(tmp_path, tmp_path_factory):
     pytest.importorskip("pnnx")
     write_bundle(tmp_path / "b.zip", [item("ncnn")], IMAGE)
@@ -617,6 +619,7 @@ def test_the_page_tells_how_to_check_on_the_device_and_what_it_said(fitted, late
     assert "--confirm" not in page
 
 
+@pytest.mark.seconds
 def test_the_delivered_bundle_says_how_its_answer_goes_back(tmp_path):
     info = small_info(CLASSES)
     run = SimpleNamespace(

@@ -106,6 +106,7 @@ def test_where_the_dataset_lies_is_told_only_to_an_export_that_looks_at_it(
         delivered(replace(plan, config=config, splits=parts))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("fault", ["trained on", "damaged", "another value"])
 def test_a_model_whose_test_images_cannot_be_scored_is_delivered_all_the_same(delivered, fault):
     image, mask = (
@@ -125,6 +126,7 @@ def test_a_model_whose_test_images_cannot_be_scored_is_delivered_all_the_same(de
     assert found.file.is_file()
 
 
+@pytest.mark.seconds
 def test_a_score_of_images_without_a_labelled_pixel_is_none(delivered):
     toml = delivered.yard / "dataset.toml"
     toml.write_text(toml.read_text() + '255 = "ignore"\n')
@@ -142,6 +144,7 @@ def test_a_score_of_images_without_a_labelled_pixel_is_none(delivered):
     assert "The score on test images" not in page
 
 
+@pytest.mark.seconds
 def test_a_fit_that_was_killed_before_its_card_is_not_finished(delivered, monkeypatch):
     def killed(run):
         raise KeyboardInterrupt
@@ -157,6 +160,7 @@ def test_a_fit_that_was_killed_before_its_card_is_not_finished(delivered, monkey
     assert "selected on these images" in (out / "card.md").read_text()
 
 
+@pytest.mark.seconds
 def test_the_page_tells_the_steps_in_which_the_rate_fell(delivered):
     page = " ".join(delivered()[0].page.read_text().split())
     assert "The rate of the chosen one fell in the last 2 of its 10 steps." in page
@@ -188,6 +192,7 @@ def test_a_file_that_cannot_be_timed_gives_way_to_the_next(delivered, monkeypatc
     assert not (delivered.out / "trials" / "draft").exists()
 
 
+@pytest.mark.seconds
 def test_what_its_file_took_while_it_trained_counts_as_well(delivered):
     found, _, _ = delivered(watched=[timing(FAST.model, p50=ms) for ms in (7.0, 19.5)])
     chosen = found.facts["chosen"]
@@ -202,6 +207,7 @@ def test_one_that_was_over_the_limit_while_it_trained_is_not_even_exported(deliv
     assert error.value.over_ms == 20.5
 
 
+@pytest.mark.seconds
 def test_one_over_the_limit_is_delivered_where_that_is_accepted_and_says_by_how_much(
     delivered, monkeypatch
 ):
@@ -236,6 +242,7 @@ def test_one_over_the_limit_is_delivered_where_that_is_accepted_and_says_by_how_
     ]
 
 
+@pytest.mark.seconds
 def test_where_the_hours_are_over_one_timing_and_no_score_on_test_have_to_do(delivered):
     found, out, said = delivered(left=-3600.0)
     assert found.facts["chosen"]["timings_ms"] == [5.0, 6.0]
@@ -247,6 +254,7 @@ def test_where_the_hours_are_over_one_timing_and_no_score_on_test_have_to_do(del
     assert len((out / "evaluations.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.mark.seconds
 def test_the_page_tells_that_the_hours_ended_the_training(delivered):
     stopped = replace(delivered.plan, finals=(FinalTraining(FAST.name, 1.0, 14, 6, 10),))
     shutil.copytree(final_folder(delivered.out, FAST, 10), final_folder(delivered.out, FAST, 14))
@@ -259,6 +267,7 @@ def test_the_page_tells_that_the_hours_ended_the_training(delivered):
     )
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("slowest", "over_ms"), [(24.0, None), (28.0, 21.0)])
 def test_for_smaller_images_it_must_keep_the_limit_when_the_machine_is_slow(
     delivered, monkeypatch, slowest, over_ms

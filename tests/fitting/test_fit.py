@@ -80,6 +80,7 @@ def test_a_path_means_the_same_from_another_folder_and_an_address_stays_one(tmp_
     assert whole_path(Path("s3://field/yard")) == "s3://field/yard"  # a Path has one slash fewer
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("images", "splits"),
     [
@@ -260,6 +261,7 @@ def test_a_look_at_many_files_ends_with_its_share_of_the_time(tmp_path, monkeypa
 # Another device
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("light_ms", "trained"), [(15.0, SLOW.name), (50.0, FAST.name)])
 def test_the_choice_is_for_the_device_that_was_measured(tmp_path, monkeypatch, light_ms, trained):
     monkeypatch.setattr(beginning, "_pace", lambda *rest: Pace(0.1, 0.01, 8))
@@ -361,6 +363,7 @@ def test_remedies_are_options_of_fit(tmp_path, monkeypatch):
     assert "--set" not in f"{refused.value} {said.messages}"
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("step", "compared", "said"),
     [
@@ -393,6 +396,7 @@ def test_candidates_are_timed_beside_the_best_guess_where_the_time_allows_a_choi
     assert said.format(best.name) in [*heard.messages, ""]
 
 
+@pytest.mark.seconds
 def test_no_step_is_timed_that_the_memory_has_no_room_for(tmp_path, monkeypatch):
     none = np.zeros(1)
     estimate = Estimate(1e6, 0.0, 0.0, 0.0, 1.0, np.array([1e9]), none, none)
@@ -403,6 +407,7 @@ def test_no_step_is_timed_that_the_memory_has_no_room_for(tmp_path, monkeypatch)
         begin(config, measured, tmp_path)
 
 
+@pytest.mark.seconds
 def test_room_is_asked_for_as_the_training_will_and_its_batch_is_planned(tmp_path, monkeypatch):
     asked = []
 
@@ -440,6 +445,7 @@ def sized(recipe, images):
     )
 
 
+@pytest.mark.seconds
 def test_hours_in_which_nothing_can_be_trained_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(beginning, "_pace", lambda *rest: Pace(0.1, 0.01, 8))
     measured, config = answer(tmp_path / "latency.json", 15.0), fit_plan(hours=0.003).config
@@ -473,6 +479,7 @@ def test_hours_that_a_busy_machine_needs_to_start_are_refused_before_anything_is
         begin(config, None, tmp_path, began=began)
 
 
+@pytest.mark.seconds
 def test_a_delivery_takes_as_long_as_this_machine_needs_now(tmp_path, monkeypatch):
     monkeypatch.setattr(beginning, "_pace", lambda *rest: Pace(0.1, 0.01, 8))
     monkeypatch.setattr(
@@ -506,6 +513,7 @@ def test_a_start_takes_as_long_as_opening_and_reading_masks_takes_here(tmp_path,
     assert splits_module.mask_seconds(data) == 9 / 8
 
 
+@pytest.mark.seconds
 def test_timing_candidates_ends_with_the_hours(tmp_path, monkeypatch):
     now, timed = [0.0], []
 
@@ -759,6 +767,7 @@ def test_values_of_another_kind_are_refused(tmp_path, words, said):
     assert not (tmp_path / "fit").exists()
 
 
+@pytest.mark.seconds
 def test_show_imports_nothing_heavy(tmp_path):
     (tmp_path / "fit.json").write_text(json.dumps(facts()))
     words = ["fit", "--show", "--max-ms", "10", "--out", str(tmp_path)]

@@ -70,6 +70,7 @@ def test_a_process_that_hangs_is_ended(tmp_path, monkeypatch):
         )
 
 
+@pytest.mark.seconds
 def test_the_process_takes_the_threads_that_are_told_and_no_file_of_the_folder_we_stand_in(
     tmp_path, monkeypatch
 ):

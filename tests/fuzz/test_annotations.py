@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pytest
 from hypothesis import strategies as st
 from support.processes.fuzzing import BUDGETS, change_bytes, change_json, fuzz, mutations, told
 
@@ -18,6 +19,7 @@ TEXTS = [
 ]
 
 
+@pytest.mark.seconds
 @BUDGETS
 def test_any_annotation_file_becomes_a_dataset_or_a_message(tmp_path, seconds, seed):
     src, out = tmp_path / "src", tmp_path / "out"

@@ -81,6 +81,7 @@ def test_the_file_that_is_mutated_is_sound(yard, text):
     assert open_dataset(str(yard / "dataset.toml"), "train")[0].label.max() == 1
 
 
+@pytest.mark.seconds
 @BUDGETS
 def test_any_dataset_toml_is_read_or_refused_in_a_sentence(yard, seconds, seed):
     path = yard / "dataset.toml"

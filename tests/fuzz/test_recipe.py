@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 from hypothesis import strategies as st
 from support.processes.fuzzing import (
     BUDGETS,
@@ -40,6 +41,7 @@ def numbers_in(tree: object) -> list[float]:
     return [tree] if isinstance(tree, float) else []
 
 
+@pytest.mark.seconds
 @BUDGETS
 def test_any_recipe_is_parsed_or_refused_in_a_sentence(tmp_path, seconds, seed):
     path = tmp_path / "fuzz.toml"

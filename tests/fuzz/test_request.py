@@ -260,6 +260,7 @@ def test_an_address_with_a_slash_too_many_is_not_found_whatever_its_query(client
         check_answer("POST", status, answered, content)
 
 
+@pytest.mark.seconds
 @BUDGETS
 def test_any_request_is_answered_or_refused_in_the_one_form(client, seconds, seed):
     def target(case):

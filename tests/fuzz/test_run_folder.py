@@ -68,12 +68,14 @@ def whole(tmp_path_factory) -> Path:
     return run
 
 
+@pytest.mark.seconds
 def test_the_folder_that_is_mutated_is_sound(whole):
     assert "onnx" in report_html(gather(open_run(whole)))
     assert Predictor(whole)(IMAGE).mask.shape == (32, 48)
     assert all((whole / file).is_file() for file in READ_BY)
 
 
+@pytest.mark.seconds
 @BUDGETS
 def test_any_run_folder_is_used_or_refused_in_a_sentence(whole, tmp_path, seconds, seed):
     folder = tmp_path / "run"

@@ -134,6 +134,7 @@ def test_every_object_gives_its_own_mask_or_a_sentence(predictor, case):
     found.overlay(legend=True)
 
 
+@pytest.mark.seconds
 def test_images_without_contrast_or_with_hardly_a_pixel_make_no_nan(frm_runtime):
     predictor = Predictor(frm_runtime)
     flat = [np.full((40, 56, 3), value, np.uint8) for value in (0, 255)]
@@ -182,6 +183,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.seconds
 @pytest.mark.skipif(
     not os.path.exists("/proc/self/status"), reason="the peak of the memory is read from Linux"
 )

@@ -103,6 +103,7 @@ def test_the_masks_are_those_of_predict_and_the_manifest_tells_of_every_image(
     assert {line["image"] for line in lines if line["name"].startswith("b")} == {"b.jpg", "b.png"}
 
 
+@pytest.mark.seconds
 def test_the_same_again_does_only_what_is_missing(job, photos, tmp_path, expected, monkeypatch):
     run(job)
     (tmp_path / "out/c_mask.png").unlink()
@@ -125,6 +126,7 @@ def test_the_same_again_does_only_what_is_missing(job, photos, tmp_path, expecte
     assert (tmp_path / "out/predictions.jsonl").read_bytes() == before
 
 
+@pytest.mark.seconds
 def test_a_share_that_is_done_again_by_another_worker_reads_what_the_first_left(
     job, tmp_path, expected
 ):
@@ -143,6 +145,7 @@ def test_a_share_that_is_done_again_by_another_worker_reads_what_the_first_left(
     assert len(manifest(tmp_path)) == 7
 
 
+@pytest.mark.seconds
 def test_of_a_stopped_command_the_manifest_tells_what_is_done_and_the_next_does_the_rest(
     job, tmp_path, expected
 ):
@@ -159,6 +162,7 @@ def test_of_a_stopped_command_the_manifest_tells_what_is_done_and_the_next_does_
     assert len(manifest(tmp_path)) == 7
 
 
+@pytest.mark.seconds
 def test_two_at_once_do_no_harm(job, tmp_path, expected):
     def beside(job, folder, tasks, size):
         for number, records in enumerate(in_this_process(job, folder, tasks, size)):
@@ -219,6 +223,7 @@ def test_a_folder_without_images_or_without_itself_is_told(job, tmp_path):
         run(job)
 
 
+@pytest.mark.seconds
 def test_the_same_through_a_bucket_each_object_by_one_put(
     job, photos, expected, tmp_path, monkeypatch
 ):
@@ -271,6 +276,7 @@ def test_a_bin_of_another_format_is_no_part_of_the_model(tmp_path):
     )
 
 
+@pytest.mark.seconds
 def test_the_model_of_a_run_is_known_by_all_that_decides_its_masks(predictor):
     digest, other = model_digest(predictor.runtime), open_runtime(STARTER, "cpu")
     assert digest == model_digest(other)

@@ -133,6 +133,7 @@ def test_they_are_found_by_evaluate(photos, tmp_path):
     ]
 
 
+@pytest.mark.seconds
 def test_a_cluster_writes_them_too_and_does_the_rest(photos, tmp_path):
     digest = model_digest(open_runtime(STARTER, "cpu"))
     job = Job(

@@ -20,6 +20,7 @@ def plan(folder, files, masks=(), known=()):
     return Manifest.plan(folder, (Listed(file, 0) for file in files), masks, known)
 
 
+@pytest.mark.seconds
 @given(files=FILES, size=st.integers(1, 5), data=st.data())
 def test_the_shares_are_the_images_without_a_known_mask_under_the_names_of_one_machine(
     tmp_path_factory, files, size, data

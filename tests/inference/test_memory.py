@@ -49,6 +49,7 @@ def test_views_cost_nothing_and_freed_maps_are_given_back():
     assert live.peak == 400
 
 
+@pytest.mark.seconds
 def test_nothing_is_computed_and_the_model_is_left_as_it_is():
     model = models.build("frm-lite0", 3).train()
     peak_bytes_per_pixel(model)
@@ -56,6 +57,7 @@ def test_nothing_is_computed_and_the_model_is_left_as_it_is():
     assert all(p.device.type == "cpu" for p in model.parameters())
 
 
+@pytest.mark.seconds
 def test_the_cost_of_a_pixel_hardly_depends_on_the_size(monkeypatch):
     model = models.build("frm-lite0", 3)
     found = []
@@ -65,6 +67,7 @@ def test_the_cost_of_a_pixel_hardly_depends_on_the_size(monkeypatch):
     assert abs(found[0] / found[1] - 1) < 0.02
 
 
+@pytest.mark.seconds
 def test_live_bytes_on_real_tensors_are_those_foretold(monkeypatch):
     monkeypatch.setattr(memory, "SIZE", (64, 96))
     model = models.build("frm-lite0", 3).eval()
@@ -74,6 +77,7 @@ def test_live_bytes_on_real_tensors_are_those_foretold(monkeypatch):
     assert live.peak / (64 * 96) + 12 == pytest.approx(peak_bytes_per_pixel(model))
 
 
+@pytest.mark.seconds
 def test_the_bound_of_a_small_image_holds_for_larger_ones_and_spares_small_ones_the_measuring():
     runtime = TorchRuntime(models.build("segformer-b0", 3), CLASSES, device="cpu")
     Predictor(runtime)(np.zeros((100, 120, 3), np.uint8))

@@ -45,6 +45,7 @@ def error(found, expected):
     return ((found - expected).abs().max() / (expected.max() - expected.min())).item()
 
 
+@pytest.mark.seconds
 def test_its_logits_are_those_of_the_model_within_rounding(model):
     fast, exact = (
         optimize(model),
@@ -56,6 +57,7 @@ def test_its_logits_are_those_of_the_model_within_rounding(model):
         assert all(error(a, b) < 1e-5 for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.seconds
 @needs_bf16
 def test_in_bf16_its_logits_are_float32_and_near(model):
     fast = optimize(model, "bf16")
@@ -67,12 +69,14 @@ def test_in_bf16_its_logits_are_float32_and_near(model):
             assert 1e-5 < error(found, expected) < 0.1
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", ["frm-van-t", "cgrseg-t", "rsp-lite0", "segnext-t"])
 def test_no_batch_norm_and_no_layer_scale_is_left_where_all_stand_beside_convolutions(name):
     layers = list(optimize(models.build(name, classes=2)).modules())
     assert not [layer for layer in layers if isinstance(layer, nn.BatchNorm2d | LayerScale)]
 
 
+@pytest.mark.seconds
 def test_the_model_given_is_left_as_it_is_and_the_copy_is_ready_to_run():
     model = models.build("frm-van-t", classes=2).train()
     before, layers = copy.deepcopy(model.state_dict()), [type(layer) for layer in model.modules()]
@@ -88,6 +92,7 @@ def test_the_model_given_is_left_as_it_is_and_the_copy_is_ready_to_run():
     assert not shared
 
 
+@pytest.mark.seconds
 def test_van_takes_every_fast_path_of_a_cpu():
     layers = list(optimize(models.build("frm-van-t", classes=2)).backbone.modules())
     convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
@@ -103,6 +108,7 @@ def test_van_takes_every_fast_path_of_a_cpu():
     assert [c for c in convs if isinstance(c, PointwiseConv2d)]
 
 
+@pytest.mark.seconds
 def test_rsp_relates_in_a_kernel_at_every_level():
     layers = list(optimize(models.build("rsp-lite0", classes=2)).modules())
     relations = [layer for layer in layers if isinstance(layer, PixelToRegion)]
@@ -110,12 +116,14 @@ def test_rsp_relates_in_a_kernel_at_every_level():
     assert all(type(layer.query) is PointwiseConv2d for layer in relations)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", ["frm-van-t", "rsp-lite0"])
 def test_optimising_twice_changes_nothing(name):
     once = optimize(perturb(models.build(name, classes=2)))
     assert torch.equal(run(optimize(once), SHAPES[0])[0].logits, run(once, SHAPES[0])[0].logits)
 
 
+@pytest.mark.seconds
 @needs_bf16
 def test_in_bf16_scores_stay_in_float32():
     fast = optimize(models.build("cgrseg-t", classes=2), "bf16")

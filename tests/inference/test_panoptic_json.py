@@ -57,6 +57,7 @@ def listed(path):
     return {row.file_name: row.image_id for row in read_panoptic_json(path).annotations}
 
 
+@pytest.mark.seconds
 def test_images_of_earlier_commands_stay_listed_while_their_png_is_there(runtime, photos, tmp_path):
     out = tmp_path / "out"
     predict(runtime, photos / "1.png", out)
@@ -105,6 +106,7 @@ def test_what_an_earlier_command_listed_stays_in_a_bucket(runtime, photos, tmp_p
         predict(runtime, photos / "z.png", "s3://b/out", AGAIN)
 
 
+@pytest.mark.seconds
 def test_a_list_that_cannot_go_on_is_refused_before_the_model_works(runtime, photos, tmp_path):
     out = tmp_path / "out"
     predict(runtime, photos / "1.png", out)

@@ -23,6 +23,7 @@ def predictor(make_runtime):
     return Predictor(make_runtime())
 
 
+@pytest.mark.seconds
 def test_every_form_of_an_image_gives_the_same_mask(frm_runtime, image, tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(image).save(path)
@@ -75,6 +76,7 @@ def test_open_files_are_read_as_images(predictor, image, tmp_path):
                 predictor(form)
 
 
+@pytest.mark.seconds
 def test_open_files_are_bounded_as_paths_are(predictor, image, monkeypatch):
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
@@ -195,6 +197,7 @@ def test_an_image_that_does_not_fit_is_cut_into_tiles_and_says_so(make_runtime):
     assert (result.mask == predict_mask(runtime, image)).mean() > 0.999
 
 
+@pytest.mark.seconds
 def test_tiles_of_frm_agree_with_the_whole_image_almost_everywhere(frm_runtime):
     image = np.full((200, 300, 3), 90, dtype=np.uint8)
     tiled = Predictor(frm_runtime, inference=InferenceSettings(window=(128, 160)))(image)

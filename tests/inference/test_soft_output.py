@@ -38,6 +38,7 @@ def softly(runtime, kind, **more):
     return predictor
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("way", WAYS)
 def test_probabilities_sum_to_1_and_the_mask_is_their_highest(
     make_runtime, frm_runtime, image, way
@@ -126,6 +127,7 @@ def test_a_folder_holds_them_beside_the_masks_and_goes_on_with_them(image, tmp_p
         featherseg.predict(pixel_runtime(), photos, out=out, settings=OutputSettings(masks=True))
 
 
+@pytest.mark.seconds
 def test_what_has_no_probabilities_or_no_room_is_refused_in_a_sentence(image, tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(np.zeros((1500, 1500, 3), np.uint8)).save(path)

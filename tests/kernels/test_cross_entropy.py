@@ -66,6 +66,7 @@ def assert_defined(result, expected, scale=1.0):
         np.testing.assert_allclose(value.double().numpy(), right, rtol=0, atol=allowed)
 
 
+@pytest.mark.seconds
 @many
 @given(h=sides, w=sides, height=label_sides, width=label_sides,
        classes=st.integers(1, 20), batch=st.integers(1, 2),

@@ -58,6 +58,7 @@ def test_values_statistics_and_gradients_are_those_of_float64(shape, cut, dtype)
     assert [t.dtype for t in (out, *got)] == [dtype, dtype, torch.float32, torch.float32]
 
 
+@pytest.mark.seconds
 def test_the_bits_depend_on_no_instruction_set_and_no_threads(extension, use):
     before, results = torch.get_num_threads(), []
     for name in extension.clones():
@@ -72,6 +73,7 @@ def test_the_bits_depend_on_no_instruction_set_and_no_threads(extension, use):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.seconds
 def test_a_map_of_more_values_than_a_kernel_takes_at_once():
     lines = torch.tensor([[1.0, 5.0, -2.0, 8.0], [3.0, -5.0, 4.0, 0.0]]).repeat(
         1, 8

@@ -72,6 +72,7 @@ def test_nan_is_passed_on_within_its_channel():
     assert not found[0, [0, 1, 3]].any()
 
 
+@pytest.mark.seconds
 def test_double_precision_and_second_gradients_are_those_of_torch():
     x = torch.randn(2, 3, 3, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda t: resize_bilinear(t, (5, 9), align_corners=False), x)

@@ -94,6 +94,7 @@ def test_lovasz_is_that_of_sorting_as_far_as_errors_are_told_apart(classes, sure
     assert (gradients[0] - gradients[1]).norm() < 5e-3 * gradients[1].norm()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_gradient_is_that_of_the_values(kind):
     logits, labels = scene()

@@ -86,6 +86,7 @@ def official_share(right, wrong, views):
     return (right, views - right) if wrong >= views / 2 else (views - wrong, wrong)
 
 
+@pytest.mark.seconds
 @settings(max_examples=60)
 @given(st.data())
 def test_every_class_of_every_image_gives_the_same_number_half_of_them_mistakes(data):
@@ -225,6 +226,7 @@ def test_pixels_are_picked_from_either_layout_and_the_gradient_comes_in_it(layou
     assert gradient.is_contiguous(memory_format=layout)
 
 
+@pytest.mark.seconds
 @settings(max_examples=60)
 @given(seed=st.integers(0, 999), power=st.sampled_from([0.001, 1.0, 5.0]))
 def test_the_lowest_of_each_group_are_found_whatever_the_values(seed, power):

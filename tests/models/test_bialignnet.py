@@ -36,6 +36,7 @@ class TestBiAlignNet(Peer):
     maps = [(64, 25, 33), (128, 13, 17), (256, 7, 9), (512, 4, 5)]
     test_with_its_auxiliary_heads_it_costs_what_was_measured = None  # not measured
 
+    @pytest.mark.seconds
     def test_the_reference_s_logits_come_out(self):
         theirs = AsTheirs(VARIANTS[self.name].config, 19)
         assert golden(self.reference).misses(theirs, upsampled=True) == []

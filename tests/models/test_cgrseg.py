@@ -66,6 +66,7 @@ def model():
     return perturb(light())
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_it_weighs_what_the_authors_network_weighs(name):
     with torch.device("meta"):
@@ -75,6 +76,7 @@ def test_it_weighs_what_the_authors_network_weighs(name):
         )
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", COUNTS)
 def test_it_costs_what_the_authors_network_costs(name):
     with torch.device("meta"):
@@ -279,6 +281,7 @@ def there_and_back(model):
     return copy.deepcopy(model).to(torch.float64).to(torch.float32)
 
 
+@pytest.mark.seconds
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore")  # the compiler warns of its own insides
 @pytest.mark.parametrize(
@@ -302,6 +305,7 @@ def test_weights_loaded_after_a_first_run_are_the_ones_that_act(model, change):
     assert not torch.allclose(expected, model(images).logits, atol=1e-4)  # the tables matter
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", KEY_SETS)
 def test_the_authors_key_set_fills_every_tensor(name):
     state, ours = numbered(f"cgrseg_{KEY_SETS[name]}"), network(name, 150)
@@ -339,6 +343,7 @@ def test_a_key_that_does_not_fit_is_refused(change, message):
         load_official(network("cgrseg-t", 150), state)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("options", [
     {"axial": "mul"}, {"axial": "none"}, {"band": 0}, {"band": 5}, {"local_kernel": 0},
     {"local_kernel": 5},
@@ -355,6 +360,7 @@ def test_every_switch_builds_a_network_that_learns(options):
     ] == []
 
 
+@pytest.mark.seconds
 def test_switches_take_away_what_they_name():
     with torch.device("meta"):
         full = count_parameters(network("cgrseg-t", 150))
@@ -369,6 +375,7 @@ def test_switches_take_away_what_they_name():
         assert without["prototype_head"] == count_parameters(PrototypeGate(128))
 
 
+@pytest.mark.seconds
 def test_position_biases_can_be_resized_over_both_directions():
     ours = perturb(network("cgrseg-t", position_resize="two-dimensional"))
     official = network("cgrseg-t").eval()
@@ -418,6 +425,7 @@ def test_one_small_image_can_be_trained_on(shape):
     logits.mean().backward()
 
 
+@pytest.mark.seconds
 def test_dropout_acts_on_both_answers_in_training_only():
     ours, kept = network("cgrseg-lite0", 3, channels=16), []
     ours.drop.register_forward_hook(lambda _, given, out: kept.append(torch.equal(given[0], out)))
@@ -427,6 +435,7 @@ def test_dropout_acts_on_both_answers_in_training_only():
     assert kept == [False, False, True, True]
 
 
+@pytest.mark.seconds
 @torch.no_grad()
 def test_half_precision_moves_the_logits_little():
     ours = perturb(network("cgrseg-lite0", 3, channels=16))

@@ -117,6 +117,7 @@ def test_a_copy_with_the_same_weights_gives_the_same_logits(name, model):
         assert torch.equal(fresh(images).logits, model(images).logits)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 6])
 def test_other_channels_are_taken(name, channels):
     with torch.device("meta"):

@@ -40,9 +40,11 @@ class TestGCNet(Peer):
     test_with_its_auxiliary_heads_it_costs_what_was_measured = None  # not measured
 
 
+@pytest.mark.seconds
 class TestDeployed(TestGCNet):
     reference = "gcnet_s"
 
+    @pytest.mark.seconds
     @pytest.mark.parametrize("name", DEPLOYED)
     def test_it_weighs_and_costs_what_was_measured(self, name):
         with torch.device("meta"):
@@ -60,6 +62,7 @@ class TestDeployed(TestGCNet):
 network = TestGCNet.network
 
 
+@pytest.mark.seconds
 def test_folding_its_weights_leaves_the_reference_s_logits():
     reference, ours = golden("gcnet_s_train"), network(classes=19).double().eval()
     load_official(ours, reference.state())
@@ -100,6 +103,7 @@ def test_a_block_is_one_convolution_at_every_border(channels, stride):
     assert_close(block(x), expected, atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.seconds
 @torch.no_grad()
 def test_optimize_leaves_one_convolution_a_block_and_the_logits():
     model, images = perturb(models.build("gcnet-s", classes=5).eval()), seeded(1, 3, 65, 99)
@@ -110,6 +114,7 @@ def test_optimize_leaves_one_convolution_a_block_and_the_logits():
     assert (out - expected).abs().max() <= 1e-5 * (expected.max() - expected.min())
 
 
+@pytest.mark.seconds
 def test_a_model_takes_the_form_of_the_keys_it_is_given_and_gives_it_back():
     ours = network(classes=19).eval()
     load_official(ours, golden("gcnet_s").state())
@@ -126,6 +131,7 @@ def test_a_model_takes_the_form_of_the_keys_it_is_given_and_gives_it_back():
     assert opened.backbone.rename_official(trunk)[0].keys() == opened.backbone.state_dict().keys()
 
 
+@pytest.mark.seconds
 def test_keys_of_both_forms_at_once_are_refused():
     state = golden("gcnet_s").state() | golden("gcnet_s_train").state()
     with pytest.raises(WeightsError, match="unexpected: backbone"):

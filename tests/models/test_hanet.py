@@ -27,6 +27,7 @@ class AtRows(HANet):
         return F.interpolate(rows[None, None], size=16, mode="nearest")[0, 0].long()
 
 
+@pytest.mark.seconds
 class TestHANet(Peer):
     model, config, variants, name = HANet, HANetConfig, VARIANTS, "hanet-r101"
     reference = "hanet_r101"
@@ -39,6 +40,7 @@ class TestHANet(Peer):
     maps = [(256, 25, 33), (512, 13, 17), (1024, 7, 9), (2048, 7, 9)]
     test_with_its_auxiliary_heads_it_costs_what_was_measured = None  # not measured
 
+    @pytest.mark.seconds
     @pytest.mark.parametrize("number", [0, 1])
     def test_the_reference_s_logits_come_out(self, number):
         whole = golden(self.reference)
@@ -51,6 +53,7 @@ class TestHANet(Peer):
             assert one.misses(theirs, upsampled=upsampled) == []
 
 
+@pytest.mark.seconds
 def test_its_row_of_the_frm_paper_counts_the_auxiliary_head():
     params, _ = with_auxiliary(Counting(model="hanet-r101", size=(720, 1280)))
     tables = 17 * (32 + 64 + 40 + 10)  # parameters in theirs, which never change
@@ -87,6 +90,7 @@ def test_rows_of_the_target_are_weighted_by_bands_of_the_source():
     assert_close(layer(source, target, torch.arange(16)), expected, atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.seconds
 def test_positions_shake_in_training_and_stay_within_the_table():
     torch.manual_seed(0)
     ours = HANet(VARIANTS["hanet-r50"].config, 2)

@@ -22,6 +22,7 @@ class TestIFA(Peer):
     maps = [(256, 25, 34), (512, 13, 17), (1024, 7, 9), (2048, 4, 5)]
 
 
+@pytest.mark.seconds
 def test_its_row_of_the_frm_paper_counts_the_auxiliary_head():
     counting = Counting(model="ifa-r50", size=(1024, 1024))
     plain = parameters(counting)

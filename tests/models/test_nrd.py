@@ -1,5 +1,6 @@
 """Held against the authors' network (tests/golden), its counts, and a loop over cells."""
 
+import pytest
 import torch
 from support.golden.peer import Peer
 from support.golden.peer_golden import golden
@@ -11,6 +12,7 @@ from featherseg.exporters.parity import perturb
 from featherseg.models.nrd import NRD, VARIANTS, NRDConfig, PatchNetworks
 
 
+@pytest.mark.seconds
 class TestNRD(Peer):
     model, config, variants, name = NRD, NRDConfig, VARIANTS, "nrd-r50"
     reference = "nrd_r50"
@@ -20,6 +22,7 @@ class TestNRD(Peer):
     test_with_its_auxiliary_heads_it_costs_what_was_measured = None  # not measured
 
 
+@pytest.mark.seconds
 def test_the_classifier_that_the_authors_do_not_use_is_listed():
     """Its 9,747 parameters are in the 45.948 M that were measured on their network."""
     ours = TestNRD.network(classes=19)

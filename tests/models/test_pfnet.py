@@ -30,6 +30,7 @@ class AsTheirs(PFNet):
         return out._replace(aux=out.aux | edges)
 
 
+@pytest.mark.seconds
 class TestPFNet(Peer):
     model, config, variants, name = PFNet, PFNetConfig, VARIANTS, "pfnet-r50"
     reference = "pfnet_r50"
@@ -38,6 +39,7 @@ class TestPFNet(Peer):
     test_with_its_auxiliary_heads_it_costs_what_was_measured = None  # they have no parameters
     test_weights_without_auxiliary_heads_leave_them_as_they_are = None
 
+    @pytest.mark.seconds
     def test_the_reference_s_logits_come_out(self):
         reference, theirs = golden(self.reference), AsTheirs(VARIANTS[self.name].config, 19)
         misses = reference.misses(theirs, upsampled=True)
@@ -51,6 +53,7 @@ class TestPFNet(Peer):
                 assert abs(edge).sum() == pytest.approx(known["abs_sum"], rel=1e-6)
 
 
+@pytest.mark.seconds
 def test_its_row_of_the_frm_paper_is_counted_to_the_last_digit():
     with torch.device("meta"):
         ours = TestPFNet.network(classes=19).eval()

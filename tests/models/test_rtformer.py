@@ -77,6 +77,7 @@ def test_paddle_s_own_names_of_statistics_are_read():
     assert load_official(network(classes=19), state) == []
 
 
+@pytest.mark.seconds
 def test_weights_of_its_own_parts_are_asked_for_by_name():
     ours, state = network(classes=19), golden("rtformer_slim").state()
     with pytest.raises(

@@ -46,6 +46,7 @@ class TestSCTNet(Peer):
 network = TestSCTNet.network
 
 
+@pytest.mark.seconds
 def test_weights_of_its_own_parts_are_asked_for_by_name():
     ours, state = network(classes=19), golden("sctnet_s").state()
     with pytest.raises(WeightsError, match=r"missing: backbone\.last\.0\.attention\.horizontal"):
@@ -72,6 +73,7 @@ def as_trained(state):
     return state | {"auxiliary_head.1.teacher_head.linear_pred.weight": torch.zeros(19, 256, 1, 1)}
 
 
+@pytest.mark.seconds
 def test_what_training_saves_loads_with_its_auxiliary_head_and_without_the_teacher():
     ours, plain = network(classes=19).double().eval(), golden("sctnet_s").state()
     state = as_trained(plain)

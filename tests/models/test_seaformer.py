@@ -132,6 +132,7 @@ def test_one_image_can_be_trained_on(size):
     assert [name for name, p in ours.named_parameters() if p.grad is None] == []
 
 
+@pytest.mark.seconds
 def test_the_backbone_gives_five_maps():
     with torch.device("meta"):
         backbone = network("seaformer-large").backbone

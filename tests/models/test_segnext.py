@@ -213,6 +213,7 @@ def factorised(x, bases, steps):
     return (bases @ coefficients).view_as(x)
 
 
+@pytest.mark.seconds
 @torch.no_grad()
 def test_the_authors_weights_give_the_logits_computed_over_their_keys(state):
     ours, images = network().double().eval(), seeded(2, 3, 65, 96).double()
@@ -248,6 +249,7 @@ def test_a_map_that_is_one_product_is_rebuilt_from_one_factor():
     assert_close(MatrixFactorisation(8, 1).eval()(maps), maps, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.seconds
 @torch.no_grad()
 def test_the_bases_are_the_same_in_every_network_and_in_no_file_of_weights():
     torch.manual_seed(1)

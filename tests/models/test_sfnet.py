@@ -41,6 +41,7 @@ def test_its_figures_in_the_frm_paper_s_tables_are_counted_to_the_last_unit(size
         assert by_convention(count_layers(ours, torch.empty(1, 3, *size))[0])["ptflops-0.6"] == macs
 
 
+@pytest.mark.seconds
 def test_weights_of_auxiliary_heads_are_taken_by_the_step_they_belong_to():
     ours, state = network(classes=19), golden("sfnet_r18").state()
     heads = {}
@@ -57,6 +58,7 @@ def test_weights_of_auxiliary_heads_are_taken_by_the_step_they_belong_to():
         load_official(ours, {k: v for k, v in (state | heads).items() if k != "head.dsn.2.4.bias"})
 
 
+@pytest.mark.seconds
 def test_the_second_convolutions_of_the_last_stages_are_dilated_and_nothing_loses_its_stride():
     stages = network().backbone.stages
     for stage, rate in zip(stages, (1, 1, 2, 4), strict=True):
@@ -73,6 +75,7 @@ def test_the_second_convolutions_of_the_last_stages_are_dilated_and_nothing_lose
         ]
 
 
+@pytest.mark.seconds
 @torch.no_grad()
 def test_an_auxiliary_head_sees_its_step_of_the_pyramid():
     ours = perturb(network().eval())

@@ -13,6 +13,7 @@ from featherseg.training import train
 pytestmark = pytest.mark.usefixtures("quick_training")
 
 
+@pytest.mark.seconds
 def test_the_card_counts_the_looks_at_every_split(tmp_path):
     run = train(
         request("model.name=efficientvit-seg-b0", "train.epochs=1"), tmp_path / "run", Silent()

@@ -13,6 +13,7 @@ from featherseg.reports.examples import MAX_SIDE, choose, read_examples, webp
 CLASSES = (ClassInfo("road", (128, 64, 128)), ClassInfo("car", (0, 0, 142)))
 
 
+@pytest.mark.seconds
 @given(
     st.dictionaries(st.text(max_size=3), st.floats(0, 1) | st.just(float("nan")), max_size=12),
     st.integers(1, 5),

@@ -83,6 +83,7 @@ def test_examples_are_drawn_as_they_were_scored(run, monkeypatch):
     assert asked == [flipped]
 
 
+@pytest.mark.seconds
 def test_a_score_on_what_was_trained_on_is_called_so_on_card_and_page(run):
     record(
         run,
@@ -100,6 +101,7 @@ def test_a_score_on_what_was_trained_on_is_called_so_on_card_and_page(run):
     )
 
 
+@pytest.mark.seconds
 def test_a_score_of_older_weights_leaves_card_and_page_its_look_stays_counted(run):
     record(run, SemanticRuntime(), Data(), "test", InferenceSettings(), scores(0.25))
     assert "mIoU 25.00 %" in (run.path / "card.md").read_text()
@@ -133,6 +135,7 @@ def test_the_last_scores_and_the_images_stay(run):
     assert [example.key for example in examples.read_examples(run.path)] == ["a"]
 
 
+@pytest.mark.seconds
 def test_a_link_of_a_temporary_name_in_a_run_from_others_leads_nowhere(run, tmp_path_factory):
     victim = tmp_path_factory.mktemp("home") / "script.sh"
     victim.write_text("precious")

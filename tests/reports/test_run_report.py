@@ -132,6 +132,7 @@ def text_of(page: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
 
 
+@pytest.mark.seconds
 def test_a_bare_run_has_a_report_that_names_what_is_missing(run):
     page = report(run).path.read_text()
     Page(page)
@@ -145,6 +146,7 @@ def test_a_bare_run_has_a_report_that_names_what_is_missing(run):
     assert f"featherseg evaluate {run}" in page
 
 
+@pytest.mark.seconds
 def test_a_full_run_shows_its_figures(full):
     text = text_of(report(full).path.read_text())
     for words in (
@@ -163,6 +165,7 @@ def test_a_full_run_shows_its_figures(full):
     assert "30.0 % taken for road" in text  # 30 of 100 pixels, the 10 that were no class among them
 
 
+@pytest.mark.seconds
 def test_figures_of_a_file_of_earlier_weights_are_not_shown_as_those_of_now(full):
     row = json.loads((full / "parity.json").read_text())
     for weights, shown in ((open_run(full).weights_sha256, True), ("of a step before", False)):
@@ -174,6 +177,7 @@ def test_figures_of_a_file_of_earlier_weights_are_not_shown_as_those_of_now(full
         )
 
 
+@pytest.mark.seconds
 def test_the_page_loads_nothing_and_runs_nothing(full):
     page = report(full).path.read_text()
     tags = Page(page).tags
@@ -185,6 +189,7 @@ def test_the_page_loads_nothing_and_runs_nothing(full):
     assert "@import" not in page
 
 
+@pytest.mark.seconds
 def test_hostile_names_are_text(full):
     page = report(full).path.read_text()
     assert "<script" not in page
@@ -194,6 +199,7 @@ def test_hostile_names_are_text(full):
     )
 
 
+@pytest.mark.seconds
 def test_tables_have_captions_images_have_words_and_drawings_have_titles(full):
     page = report(full).path.read_text()
     tags = Page(page).tags
@@ -214,6 +220,7 @@ def test_the_images_are_the_image_its_truth_and_what_the_model_says(full):
     assert (prediction == CLASSES[1].color).all()
 
 
+@pytest.mark.seconds
 def test_the_report_can_go_elsewhere(full, tmp_path):
     assert report(full, tmp_path / "pages" / "a.html").path.parent.name == "pages"
     assert not (full / "report.html").exists()

@@ -30,6 +30,7 @@ def folder(path, model="ddrnet-23-slim", loaded=None):
     return path
 
 
+@pytest.mark.seconds
 def test_a_run_from_before_its_model_had_auxiliary_heads_still_loads(tmp_path):
     path, model = folder(tmp_path / "run"), models.build("ddrnet-23-slim", 2).eval()
     state = model.state_dict()

@@ -70,6 +70,7 @@ def test_the_mask_is_the_file_that_predict_writes(client, tmp_path):
         assert response.content == expected
 
 
+@pytest.mark.seconds
 def test_thirty_two_at_once_get_each_their_own_mask(client):
     sizes = [(24, 40), (24, 40), (17, 33)]
     images = [image(seed, sizes[seed % 3]) for seed in range(64)]
@@ -477,6 +478,7 @@ def test_monitors_that_ask_for_the_head_alone_are_answered(client, path):
     assert client.begin("HEAD", path).result(60).status_code == 200
 
 
+@pytest.mark.seconds
 def test_images_are_planned_beside_the_event_loop(start):
     """The first large image measures the model, which once blocked everybody's requests."""
     threads = []

@@ -53,6 +53,7 @@ def refusal_fault(name: str, response) -> str | None:
     return f"{name} tells too much: {text!r}" if told else None
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
 def test_every_file_gives_its_own_mask_or_a_refusal(client, part):
     faults = [fault(case, sent(client, case)) for case in part()]
@@ -60,6 +61,7 @@ def test_every_file_gives_its_own_mask_or_a_refusal(client, part):
     assert client.get("/readyz").status_code == 200
 
 
+@pytest.mark.seconds
 def test_every_file_in_batches_leaves_its_neighbours_alone(client):
     """Each batch holds sound and broken images, in any order."""
     cases = [case for case in corpus() if len(case.content) < 300_000]

@@ -157,6 +157,7 @@ def test_a_refused_body_that_goes_on_is_cut_off(monkeypatch):
         client.close()
 
 
+@pytest.mark.seconds
 def test_an_answer_that_nobody_fetches_does_not_keep_its_connection():
     with running(seconds=0.3) as (address, server):
         host = address.removeprefix("http://")

@@ -37,6 +37,7 @@ def slow():
     runtime.gate.set()
 
 
+@pytest.mark.seconds
 def test_small_images_are_answered_while_a_large_one_is_under_way(start, slow):
     client = start(Served("color", Predictor(slow)))
     large = client.begin("POST", "/v1/segment", files=form(large_image()))
@@ -49,6 +50,7 @@ def test_small_images_are_answered_while_a_large_one_is_under_way(start, slow):
     np.testing.assert_array_equal(mask_in(large.result(60).content), answer_of(large_image()))
 
 
+@pytest.mark.seconds
 def test_the_work_on_a_large_image_that_was_answered_504_ends(start, slow):
     client = start(Served("color", Predictor(slow)), limits={"seconds": 0.5})
     for _ in range(2):
@@ -57,6 +59,7 @@ def test_the_work_on_a_large_image_that_was_answered_504_ends(start, slow):
         assert client.app.state.service.slots.in_use == client.app.state.service._large.in_use == 0
 
 
+@pytest.mark.seconds
 def test_the_work_on_a_large_image_whose_sender_left_ends(slow):
     with running(Served("color", Predictor(slow))) as (address, server):
         with connected(address, posted(address, large_image())):
@@ -71,6 +74,7 @@ class Held:
     """What a job holds."""
 
 
+@pytest.mark.seconds
 def test_a_job_that_is_given_up_while_it_waits_never_runs_and_holds_nothing():
     lane, gate, ran = LargeLane(), threading.Event(), []
     first = lane.submit(lambda stop: gate.wait(20), 0)
@@ -186,6 +190,7 @@ def test_what_is_given_up_ends_at_the_next_operation_of_torch():
     assert not lane.alive
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", ["frm-lite0", "segformer-b0"])
 def test_a_large_mask_is_that_of_predict_with_the_memory_of_the_lane(start, name):
     """docs/formats.md: serve at M GB tiles a large image as predict at 0.6 M + 0.24 (CPU torch)."""
@@ -206,6 +211,7 @@ def test_a_large_mask_is_that_of_predict_with_the_memory_of_the_lane(start, name
     assert client.post("/v1/segment", files=form(pixels)).content == mask_png(whole)
 
 
+@pytest.mark.seconds
 def test_where_passes_take_turns_a_large_image_is_seen_in_short_ones(start):
     runtime, size = (
         ChannelsFile(peak_bytes_per_pixel=40.0),

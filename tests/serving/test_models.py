@@ -43,6 +43,7 @@ def test_runs_and_files_answer_as_their_predictor_does(run, file):
         assert model.panoptic == (path == run)
 
 
+@pytest.mark.seconds
 def test_what_a_pixel_takes_is_known_before_the_first_request(run):
     (model,) = open_models([run], "cpu")
     assert "peak_bytes_per_pixel" in vars(
@@ -55,6 +56,7 @@ def test_names_are_unique(file):
     assert names == ["model.onnx", "model.onnx-2", "model.onnx-3"]
 
 
+@pytest.mark.seconds
 def test_what_cannot_be_served_is_refused_before_anything_is(tmp_path, file):
     masks = tmp_path / "masks.onnx"
     masks.write_bytes(to_onnx(three_layers(), FACTS, masks=True))

@@ -96,6 +96,7 @@ def ask(port: int, method: str, path: str, **options) -> httpx.Response:
     )
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("strips", [False, True], ids=["path passed on", "path stripped"])
 def test_page_and_api_work_below_a_path(tmp_path, strips):
     port, *ports = free_ports(3)
@@ -125,6 +126,7 @@ def test_page_and_api_work_below_a_path(tmp_path, strips):
         service.stop()
 
 
+@pytest.mark.seconds
 def test_an_upgrade_by_two_ports_loses_no_request(tmp_path):
     port, *ports = free_ports(3)
     ended, statuses = threading.Event(), []

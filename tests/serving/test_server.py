@@ -43,6 +43,7 @@ def test_masks_come_over_a_socket_on_one_connection():
             np.testing.assert_array_equal(mask_in(response.content), answer_of(image(seed)))
 
 
+@pytest.mark.seconds
 def test_a_large_body_is_refused_with_an_answer_that_arrives():
     with (
         running(bytes=10_000) as (address, _),

@@ -63,6 +63,7 @@ def test_the_run_keeps_the_points_of_its_training_labels_in_tiles_of_the_crop(wh
     assert "locating the classes in 8 masks, to sample by class" in messages
 
 
+@pytest.mark.seconds
 def test_a_killed_run_resumes_to_the_same_bits_without_looking_through_the_labels_again(
     whole, tmp_path
 ):
@@ -162,6 +163,7 @@ def test_a_program_that_spawned_workers_cannot_import_gets_none(
     assert loader_workers(parse_recipe(read_recipe("frm-lite0"), ("data.workers=3",))) == 3
 
 
+@pytest.mark.seconds
 def test_what_spawned_workers_cannot_be_given_is_drawn_here_or_refused_where_they_are_asked_for(
     monkeypatch, tmp_path
 ):

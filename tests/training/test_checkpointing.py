@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("tiny")
 
 
 # batch norm in our kernels; two branches, torch's batch norm and stochastic depth; attention
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", ["frm-lite0", "rtformer-slim", "segformer-b0"])
 def test_gradients_and_running_statistics_stay_to_the_bit_in_less_memory(name):
     torch.manual_seed(0)
@@ -43,6 +44,7 @@ def test_gradients_and_running_statistics_stay_to_the_bit_in_less_memory(name):
     assert peaks[1] < peaks[0]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "names",
     [ONE_OF_EACH, pytest.param(tuple(models.MODELS), marks=pytest.mark.slow)],

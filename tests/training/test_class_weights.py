@@ -177,6 +177,7 @@ def bias_of(run):
     return run.model.state_dict()["module.layers.4.bias"]
 
 
+@pytest.mark.seconds
 def test_the_share_that_is_best_on_validation_images_is_kept_and_scored_as_it_is_kept(tmp_path):
     run, plain = (train_spotted(tmp_path / str(undo), undo) for undo in ("auto", 0.0))
     last, before = (r.metrics()[max(r.metrics())] for r in (run, plain))
@@ -207,6 +208,7 @@ def test_a_run_that_was_killed_undoes_the_same(tmp_path):
     assert outcome(whole)["recorder"]["undone"] > 0
 
 
+@pytest.mark.seconds
 def test_a_share_that_is_given_is_undone(tmp_path):
     given, none = (train_spotted(tmp_path / str(share), share) for share in (0.4, 0.0))
     assert (bias_of(none) - bias_of(given)).tolist() == pytest.approx(
@@ -214,6 +216,7 @@ def test_a_share_that_is_given_is_undone(tmp_path):
     )
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("both", [True, False])
 def test_images_that_are_trained_on_tell_no_share(both, tmp_path):
     splits = (
@@ -234,6 +237,7 @@ def test_images_that_are_trained_on_tell_no_share(both, tmp_path):
     train(short, tmp_path / "run", Silent(), resume=True)  # the same recipe, which says "auto"
 
 
+@pytest.mark.seconds
 def test_what_cannot_be_undone_is_refused_or_told(tmp_path):
     with pytest.raises(
         ConfigError, match=r"undo_class_weights = 0\.5: loss\.class_weights is .none."

@@ -28,6 +28,7 @@ class HeadAt(Silent):
             )
 
 
+@pytest.mark.seconds
 def test_the_embedding_head_learns_and_is_passed_on_nowhere(tmp_path):
     out = tmp_path / "run"
     reporter = HeadAt(out)

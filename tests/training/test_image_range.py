@@ -118,6 +118,7 @@ def test_an_image_of_another_range_is_named_once(runs, caplog):
     ]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("format", "file"), [("onnx", "a.onnx"), ("torch-export", "a.pt2")])
 def test_an_exported_file_tells_the_range_and_applies_it(runs, tmp_path, format, file):
     run, data, _ = runs[12]
@@ -133,6 +134,7 @@ def test_an_exported_file_tells_the_range_and_applies_it(runs, tmp_path, format,
         run.model.image_range = 4096
 
 
+@pytest.mark.seconds
 def test_a_resumed_run_goes_on_with_its_range(runs, tmp_path):
     run, data, _ = runs[12]
     with pytest.raises(Killed):

@@ -47,6 +47,7 @@ def test_classes_with_equal_names_keep_their_rows(small_run):
     assert table.reinitialised == table.dropped == []
 
 
+@pytest.mark.seconds
 def test_terms_of_weights_that_restrict_their_use_go_on_with_them(tmp_path, small_run):
     source, terms = (
         shutil.copytree(small_run.path, tmp_path / "source"),
@@ -93,6 +94,7 @@ def test_a_bare_checkpoint_is_read_under_its_wrappers_names(tmp_path, prefix):
     )
 
 
+@pytest.mark.seconds
 def test_the_authors_backbone_alone_can_be_carried_over():
     model = build_model(name=LITE.name)
     table = carry_over(model, str(find_pretrained("efficientnet-lite0")), LITE, OTHERS)
@@ -125,6 +127,7 @@ def test_fine_tuning_is_one_argument(small_run, tmp_path):
     assert run.info.loaded["init"] == str(small_run.path)
 
 
+@pytest.mark.seconds
 def test_an_official_file_of_a_whole_model_is_carried_over_with_its_head(tmp_path):
     official = numbered("cgrseg_t")
     torch.save({"state_dict": official}, tmp_path / "iter_160000.pth")
@@ -136,6 +139,7 @@ def test_an_official_file_of_a_whole_model_is_carried_over_with_its_head(tmp_pat
     assert torch.equal(model.backbone.stem[0].weight, official["backbone.patch_embed.0.weight"])
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("prefix", ["model.", "module.", "module.model.", "_orig_mod.module."])
 def test_so_it_is_under_its_wrappers_names_and_beside_what_a_loss_kept(tmp_path, prefix):
     official = numbered("cgrseg_t")
@@ -149,6 +153,7 @@ def test_so_it_is_under_its_wrappers_names_and_beside_what_a_loss_kept(tmp_path,
     assert torch.equal(model.backbone.stem[0].weight, official["backbone.patch_embed.0.weight"])
 
 
+@pytest.mark.seconds
 def test_imagenet_weights_for_other_channels_keep_the_model_s_own_options(monkeypatch):
     """The position tables are resized as the recipe asks, not as a backbone on its own would."""
     seen = []

@@ -89,6 +89,7 @@ def test_validation_looks_at_the_recipe_s_test_size_and_so_does_whoever_scores_t
     assert evaluate(runtime, data, InferenceSettings()).miou != logged
 
 
+@pytest.mark.seconds
 def test_where_images_are_resized_the_crop_that_is_left_open_is_of_what_they_become(tmp_path):
     small = [text for text in SMALL if "crop" not in text]
     settings = (
@@ -104,6 +105,7 @@ def test_where_images_are_resized_the_crop_that_is_left_open_is_of_what_they_bec
     assert run.recipe.augment.crop == (60, 120)
 
 
+@pytest.mark.seconds
 def test_training_on_smaller_images_than_it_validates_is_told(tmp_path):
     sizes = {
         "both": ("[60,200]", "[60,200]"),
@@ -129,6 +131,7 @@ def test_training_on_smaller_images_than_it_validates_is_told(tmp_path):
     }
 
 
+@pytest.mark.seconds
 def test_the_same_recipe_gives_the_same_weights_whatever_the_workers(small_run, tmp_path):
     again = trained(tmp_path / "again", "data.workers=2")
     assert equal_state(dict(again.model.state_dict()), dict(small_run.model.state_dict()))
@@ -140,6 +143,7 @@ def test_another_seed_gives_other_weights(small_run, tmp_path):
     assert not equal_state(dict(other.model.state_dict()), dict(small_run.model.state_dict()))
 
 
+@pytest.mark.seconds
 def test_it_is_told_that_the_compiled_loops_are_missing(tmp_path, monkeypatch):
     for loops, told in ((None, 1), ("avx2", 0)):
         monkeypatch.setattr("featherseg.training.run.native", lambda loops=loops: loops)
@@ -228,6 +232,7 @@ def test_a_damaged_checkpoint_gets_a_sentence(small_run, tmp_path):
         train(request(), copy, Silent(), resume=True)
 
 
+@pytest.mark.seconds
 def test_patience_ends_a_run_early(tmp_path):
     run = trained(tmp_path / "run", "train.epochs=5", "train.lr=1e-12", "train.patience=2")
     assert max(run.metrics()) < 10
@@ -241,6 +246,7 @@ def test_patience_ends_a_run_early(tmp_path):
     assert "finished" in reporter.messages[0]
 
 
+@pytest.mark.seconds
 def test_keep_last_holds_the_last_weights_and_average_differs_from_them(tmp_path):
     run = trained(tmp_path / "run", "train.keep=last", "train.ema=0.9")
     checkpoint = torch.load(run.path / "last.ckpt", weights_only=True)
@@ -249,6 +255,7 @@ def test_keep_last_holds_the_last_weights_and_average_differs_from_them(tmp_path
     assert not all(torch.equal(own[k], checkpoint["state_dict"][f"model.{k}"]) for k in own)
 
 
+@pytest.mark.seconds
 def test_the_automatic_batch_size_is_written_into_the_run_and_the_rates_follow_it(tmp_path):
     said = Silent()
     run = train(
@@ -266,6 +273,7 @@ def test_the_automatic_batch_size_is_written_into_the_run_and_the_rates_follow_i
     )
 
 
+@pytest.mark.seconds
 def test_precision_bf16_and_accumulation_train(tmp_path):
     run = trained(
         tmp_path / "run",
@@ -278,6 +286,7 @@ def test_precision_bf16_and_accumulation_train(tmp_path):
     assert np.isfinite(run.metrics()[1]["loss"])
 
 
+@pytest.mark.seconds
 def test_tensorboard_files_are_written_on_request(tmp_path):
     run = trained(tmp_path / "run", 'train.loggers=["tensorboard"]', "train.epochs=1")
     assert list((run.path / "tensorboard").glob("events*"))

@@ -137,6 +137,7 @@ def test_an_image_of_the_training_is_no_test_under_whatever_name(moved):
     assert "trained on 1 of these 2 images: 7 (there 2): that says nothing of other images" in said
 
 
+@pytest.mark.seconds
 def test_other_data_with_images_of_the_training_are_no_test_either(moved, tmp_path):
     other = make(tmp_path / "other", seed=1)
     assert notes(moved, "test", str(other)) == []
@@ -194,6 +195,7 @@ def test_a_training_on_images_of_its_validation_says_so(tmp_path):
     assert run.path.is_dir()
 
 
+@pytest.mark.seconds
 def test_a_score_on_all_images_names_none_that_the_training_left_out(tmp_path):
     data = make(tmp_path / "yard")
     train(

@@ -141,6 +141,7 @@ def test_minutes_become_steps_once_start_validations_and_report_are_taken_off(ac
     assert (settings.minutes, settings.epochs, settings.validations) == (10, None, 9)
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("paced")
 def test_the_small_images_of_the_beginning_are_timed_as_such(monkeypatch):
     def by_height(model, recipe, batches, *args):

@@ -61,6 +61,7 @@ def without_validations(run):
     return {key: value for key, value in found.items() if key != "recorder"} | {"metrics": kept}
 
 
+@pytest.mark.seconds
 def test_a_run_that_goes_on_is_the_one_that_was_begun_with_all_steps(tmp_path):
     whole = trained(tmp_path / "whole", *STABLE, "train.steps=7", "train.decay_steps=2")
     run = tmp_path / "longer"

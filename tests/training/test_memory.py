@@ -60,6 +60,7 @@ def test_one_layer_takes_what_is_counted_by_hand():
     )  # AdamW's moments, EMA; a checkpoint
 
 
+@pytest.mark.seconds
 def test_it_grows_with_the_pixels_and_leaves_everything_as_it_was(model):
     before, state = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
     estimate = estimate_memory(model, recipe_of(), CROP)
@@ -103,6 +104,7 @@ def test_steps_have_more_images_where_crops_are_small_and_images_many():
     ]
 
 
+@pytest.mark.seconds
 def test_attention_over_all_pairs_grows_with_the_square_of_the_pixels():
     class Pairs(TwoStrides):
         def forward(self, images):

@@ -68,6 +68,7 @@ def test_the_matrices_are_what_mixes_channels_between_the_first_and_the_last_lay
     assert len(matrices) > 50
 
 
+@pytest.mark.seconds
 def test_from_scratch_it_is_the_optimiser_and_behind_weights_adamw(tmp_path):
     scratch = train(request("train.epochs=1"), tmp_path / "scratch", said := Silent())
     assert scratch.recipe.train.optimizer == "muon"

@@ -79,6 +79,7 @@ def test_the_split_of_a_dataset_is_no_longer_the_old_one(begun):
     } == by_hash()
 
 
+@pytest.mark.seconds
 def test_an_old_run_goes_on_and_is_scored_on_the_split_it_was_trained_with(begun, tmp_path):
     run = shutil.copytree(begun / "old", tmp_path / "old")
     with pytest.raises(

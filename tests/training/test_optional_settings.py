@@ -37,6 +37,7 @@ OPTIONS = (
 ALWAYS = ("train.precision=bf16", "train.checkpoint_seconds=1e-9")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_stopped_run_ends_as_the_uninterrupted_one(optimizer, tmp_path):
     settings, found = (*ALWAYS, *OPTIONS, f"train.optimizer={optimizer}"), []
@@ -52,6 +53,7 @@ def test_a_stopped_run_ends_as_the_uninterrupted_one(optimizer, tmp_path):
     assert equal_state(*found)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("scaled", [False, True])
 def test_a_step_s_whole_gradient_is_clipped_whatever_parts_and_scale_it_came_in(
     scaled, tmp_path, monkeypatch

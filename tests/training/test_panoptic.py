@@ -67,6 +67,7 @@ def test_the_record_holds_the_parts_of_the_loss_and_the_panoptic_quality(panopti
     assert "PQ " in (panoptic_run.path / "card.md").read_text()
 
 
+@pytest.mark.seconds
 def test_it_is_scored_afterwards_as_it_was_in_training(panoptic_run):
     runtime, data = open_runtime(panoptic_run, "cpu"), open_dataset("shapes", "val", size=2)
     scores = evaluate(runtime, data, boundary=False)
@@ -74,6 +75,7 @@ def test_it_is_scored_afterwards_as_it_was_in_training(panoptic_run):
     assert (scores.panoptic["pq"], scores.miou) == (last["val_pq"], last["val_miou"])
 
 
+@pytest.mark.seconds
 def test_panoptic_quality_and_miou_come_from_one_look(panoptic_run):
     """The numbers of the evaluator against PanopticQuality, told of every image by hand."""
     runtime, data = open_runtime(panoptic_run, "cpu"), open_dataset("shapes", "val", size=2)
@@ -158,6 +160,7 @@ def test_compare_ranks_by_panoptic_quality_as_well(panoptic_run, tmp_path):
     assert "points of PQ, no interval)" in printed
 
 
+@pytest.mark.seconds
 def test_counts_of_single_images_make_up_the_panoptic_quality(panoptic_run):
     scores = evaluate(
         open_runtime(panoptic_run, "cpu"), open_dataset("shapes", "val", size=2), boundary=False
@@ -168,6 +171,7 @@ def test_counts_of_single_images_make_up_the_panoptic_quality(panoptic_run):
     assert (matched / denominator)[denominator > 0].mean() == pytest.approx(scores.panoptic["pq"])
 
 
+@pytest.mark.seconds
 def test_predict_writes_what_official_tools_read(panoptic_run, tmp_path):
     for index in range(2):
         image = open_dataset("shapes", "test", size=2)[index].image
@@ -197,6 +201,7 @@ def test_predict_writes_what_official_tools_read(panoptic_run, tmp_path):
     assert "nothing left to do" in again.output
 
 
+@pytest.mark.seconds
 def test_objects_are_found_where_they_are_whatever_size_the_model_sees(panoptic_run):
     """Offsets are in pixels of the model's input: other maps of a scene give the same objects."""
     runtime = open_runtime(panoptic_run, "cpu")
@@ -252,6 +257,7 @@ def test_looks_whose_objects_cannot_be_put_together_are_refused(panoptic_run, in
         Predictor(panoptic_run, "cpu", inference=inference)(np.zeros((64, 96, 3), np.uint8))
 
 
+@pytest.mark.seconds
 def test_an_image_that_does_not_fit_the_memory_is_shrunk_and_said_so(panoptic_run):
     predictor = Predictor(panoptic_run, "cpu", memory_gb=2.5)
     plan = predictor.plan((3000, 4000))
@@ -340,6 +346,7 @@ def test_a_folder_with_things_holds_the_objects_it_was_made_of(own_scenes):
     assert check_data(str(own_scenes)).clean
 
 
+@pytest.mark.seconds
 def test_a_panoptic_model_trains_on_a_folder_of_ones_own(own_scenes, tmp_path):
     request = Request(
         NAME,

@@ -28,6 +28,7 @@ def able(monkeypatch):
     return lambda has: monkeypatch.setattr(job, "computes_bf16", lambda device: has)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("has", "precision"), [(True, "bf16"), (False, "fp32")])
 def test_an_open_precision_is_what_the_device_computes_in(tmp_path, able, has, precision):
     able(has)
@@ -53,6 +54,7 @@ def test_what_is_asked_for_and_emulated_is_said(tmp_path, able):
     ]
 
 
+@pytest.mark.seconds
 def test_a_resumed_run_keeps_its_precision(tmp_path, able):
     able(True)
     with pytest.raises(Killed):

@@ -60,6 +60,7 @@ def imported(tmp_path: Path, file: Path, *overrides: str, **changes):
     )
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("name", "prefix"), [("w.pth.tar", "module."), ("w.ckpt", "model.net."), ("w.safetensors", "")]
 )
@@ -125,6 +126,7 @@ def test_checkpoints_load_as_their_authors_training_saves_them(tmp_path, model):
     assert said[-1] == f"{keys} of the file not used here: {', '.join(unused[:5])}{more}"
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("model", ["pidnet-s", "ddrnet-23-slim"])
 def test_beside_the_keys_of_losses_everything_must_fit(tmp_path, model):
     state = as_saved(model)
@@ -136,6 +138,7 @@ def test_beside_the_keys_of_losses_everything_must_fit(tmp_path, model):
     assert "unexpected: foreign.0." in str(refused.value)
 
 
+@pytest.mark.seconds
 def test_the_run_says_where_its_weights_come_from_and_that_they_were_not_trained_here(
     tmp_path, file
 ):
@@ -170,6 +173,7 @@ def test_terms_of_the_data_that_restrict_stand_before_those_of_the_weights():
     assert combined_licence("MIT", "Apache-2.0") == "MIT"
 
 
+@pytest.mark.seconds
 def test_settings_of_the_model_are_given_as_in_a_recipe(tmp_path, file):
     torch.save(untrained(options={"context": "none"}).state_dict(), tmp_path / "none.pth")
     run = imported(tmp_path, tmp_path / "none.pth", "model.context=none")
@@ -278,6 +282,7 @@ def test_every_model_of_the_catalogue_can_be_asked_for(name):
     assert (recipe.model.name, recipe.data.name) == (name, "cityscapes")
 
 
+@pytest.mark.seconds
 def test_the_function_takes_settings_and_passes_messages_on(tmp_path, model):
     state = {f"module.{key}": value for key, value in model.state_dict().items()}
     torch.save(state, tmp_path / "w.pth")

@@ -88,6 +88,7 @@ def test_what_a_kill_left_before_there_was_a_run_is_in_no_way(tmp_path):
         trained(tmp_path, "train.epochs=1")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [

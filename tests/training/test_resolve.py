@@ -156,6 +156,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.seconds
 def test_a_dry_run_writes_nothing_and_shows_the_figures_of_the_training(tmp_path, tiny):
     settings = ["train.batch_size=auto", "train.precision=auto", "train.optimizer=auto"]
     settings += [text for text in SMALL if "batch_size" not in text and "precision" not in text]

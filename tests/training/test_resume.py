@@ -68,6 +68,7 @@ def test_a_stopped_run_ends_as_the_uninterrupted_one(uninterrupted, tmp_path, ki
     ]  # no more than the interval of a step is repeated
 
 
+@pytest.mark.seconds
 def test_a_checkpoint_in_which_the_model_is_called_net_goes_on(uninterrupted, tmp_path):
     with pytest.raises(Killed):
         train(request(*LONG), tmp_path / "run", KilledAt(3))
@@ -82,6 +83,7 @@ def test_a_checkpoint_in_which_the_model_is_called_net_goes_on(uninterrupted, tm
     assert equal_state(outcome(trained(tmp_path / "run", *LONG, resume=True)), uninterrupted)
 
 
+@pytest.mark.seconds
 def test_without_a_checkpoint_it_starts_anew_and_says_so(tmp_path):
     settings = (
         *LONG[:-1],
@@ -156,6 +158,7 @@ def test_a_save_that_fails_at_any_file_operation_leaves_a_run_that_loads(
     assert k > 10  # both files were written under every fault
 
 
+@pytest.mark.seconds
 def test_a_full_disk_stops_the_training_with_a_sentence_and_it_can_go_on(
     uninterrupted, tmp_path, monkeypatch
 ):

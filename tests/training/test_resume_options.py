@@ -102,6 +102,7 @@ def test_options_that_repeat_the_run_are_accepted(begun, asked):
     assert max(train(asked, begun, Silent(), resume=True).metrics()) == 4
 
 
+@pytest.mark.seconds
 def test_init_may_be_repeated_in_another_spelling(small_run, tmp_path, monkeypatch):
     out = tmp_path / "run"
     with pytest.raises(Killed):

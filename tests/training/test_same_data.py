@@ -56,6 +56,7 @@ def go_on(folder, reporter=None):
     return train(Request(None, data), folder / "run", reporter or Silent(), resume=True)
 
 
+@pytest.mark.seconds
 def test_a_run_whose_data_were_moved_is_scored_where_they_lie_now(moved, begun):
     edit(moved / "run" / "resolved.json", str(begun), "/no/longer/there")
     data = str(moved / "yard" / "dataset.toml")

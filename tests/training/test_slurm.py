@@ -74,6 +74,7 @@ def test_a_signal_leaves_a_checkpoint_in_the_run_and_none_beside_it(
     assert {"resumed_from": 3} in read_lines(metrics)  # nothing was lost
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("step", [2, 4])
 def test_ctrl_c_during_a_validation_stops_behind_it_and_says_so(tmp_path, step):

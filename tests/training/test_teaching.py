@@ -105,6 +105,7 @@ HARD = (
 )
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("kills", "workers"),
     [([1, 4], 0), pytest.param([3, 3], 2, marks=pytest.mark.slow)],
@@ -141,6 +142,7 @@ def test_images_that_are_no_files_are_taught_from_the_run_s_own_folder(small_run
     )
 
 
+@pytest.mark.seconds
 def test_the_teacher_changes_what_is_learned_and_is_on_record(place):
     plain = train(
         request("train.epochs=1", data=str(place / "dataset.toml")), place / "plain", Silent()
@@ -175,6 +177,7 @@ def test_what_is_kept_is_what_the_teacher_says_of_the_whole_image(place):
         assert (full - probabilities(runtime, data[index].image)).abs().max() < 0.02
 
 
+@pytest.mark.seconds
 def test_outputs_are_computed_once_for_what_they_are_of(place):
     _, said = taught(place)
     assert "sees 4 images once" in said
@@ -203,6 +206,7 @@ def test_outputs_are_computed_once_for_what_they_are_of(place):
     assert len(outputs_of(place)) == 2
 
 
+@pytest.mark.seconds
 def test_a_kill_on_the_way_costs_no_more_than_was_not_on_the_disk(place, monkeypatch):
     class KilledAfterTwo(Silent):
         def message(self, text):
@@ -248,6 +252,7 @@ def test_nothing_is_written_through_a_link_beside_the_data(place, tmp_path):
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+@pytest.mark.seconds
 def test_several_teachers_teach_together(place):
     train(
         request("train.epochs=1", "train.seed=5", data=str(place / "dataset.toml")),
@@ -262,6 +267,7 @@ def test_several_teachers_teach_together(place):
     assert run.metrics()[1]["loss_teacher"] != alone.metrics()[1]["loss_teacher"]
 
 
+@pytest.mark.seconds
 def test_images_without_masks_change_neither_class_weights_nor_the_length(place):
     plain, _ = taught(place, "loss.class_weights=auto", out="plain")
     more, _ = taught(place, "loss.class_weights=auto", f"teacher.unlabelled={place / 'photos'}")
@@ -280,6 +286,7 @@ def test_images_that_are_scored_are_named_where_they_are_among_those_without_mas
     assert "4 (there seen.png)" in said
 
 
+@pytest.mark.seconds
 def test_images_that_teach_are_known_wherever_they_are_scored_later(place):
     (place / "train.txt").write_text("0\n1\n2\n3\n4\n")
     (place / "val.txt").write_text("5\n")
@@ -314,6 +321,7 @@ def test_a_folder_with_the_masks_in_it_is_no_folder_of_images(place, monkeypatch
     assert not (place / "run").exists()
 
 
+@pytest.mark.seconds
 def test_room_for_outputs_is_judged_by_the_size_of_each_image(place, monkeypatch):
     write_noise(
         place / "photos" / "z.png", 20, (640, 960)
@@ -369,6 +377,7 @@ def with_another_teacher(place):
     (place / "teacher" / "weights.safetensors").write_bytes(state[:-1] + bytes([state[-1] ^ 1]))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("spoil", "error", "told"),
     [
@@ -398,6 +407,7 @@ def test_a_run_goes_on_with_the_same_teacher_and_images_or_not_at_all(place, spo
     assert (place / "run" / "last.ckpt").read_bytes() == before
 
 
+@pytest.mark.seconds
 def test_a_resumed_run_takes_its_teacher_from_where_it_lies_now_and_no_other(place):
     with pytest.raises(Killed):
         taught(place, *EVERY_STEP, reporter=KilledAt(2))
@@ -527,6 +537,7 @@ def test_minutes_that_the_teacher_alone_takes_are_refused_before_it_looks_at_eve
     assert not (place / "run").exists()
 
 
+@pytest.mark.seconds
 def test_images_that_do_not_fit_into_the_memory_are_named(place, monkeypatch):
     resolved = place / "teacher" / "resolved.json"
     resolved.write_text(resolved.read_text().replace('"name": "tiny"', f'"name": "{LITTLE}"'))
@@ -540,6 +551,7 @@ def test_images_that_do_not_fit_into_the_memory_are_named(place, monkeypatch):
         taught(place, "augment.crop=[64, 96]")
 
 
+@pytest.mark.seconds
 def test_the_command_line_names_teachers_and_images_without_masks(place, monkeypatch, capsys):
     words = [
         "train",
@@ -641,6 +653,7 @@ def test_a_sweep_that_cannot_teach_is_refused_before_the_first_is_trained(
     assert not (place / "field").exists()
 
 
+@pytest.mark.seconds
 def test_a_sweep_whose_largest_model_is_panoptic_has_no_teacher(tmp_path):
     asked = Request("frm-lite0-panoptic", overrides=(*SMALL, "teacher.runs=largest"), data="shapes")
     with pytest.raises(

@@ -86,6 +86,7 @@ def test_a_tracker_that_cannot_begin_is_named_and_the_training_goes_on(monkeypat
     assert sum("tensorboard fails (no server)" in text for text in reporter.messages) == 1
 
 
+@pytest.mark.seconds
 def test_trackers_change_nothing_of_the_result(tmp_path):
     first, second = trained(tmp_path / "a"), trained(tmp_path / "b", ALL)
     assert equal_state(outcome(first), outcome(second))

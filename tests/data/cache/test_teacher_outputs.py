@@ -176,6 +176,7 @@ def test_of_several_teachers_the_mean_counts(tmp_path):
     assert not torch.equal(first, second)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("workers", [1, 2])
 def test_taught_batches_do_not_depend_on_workers_or_restarts(tmp_path, workers):
     drawn = samples(

@@ -320,6 +320,7 @@ def clip(folder: Path, splits: str, more: str = "") -> Path:
     return folder
 
 
+@pytest.mark.seconds
 def test_labelled_images_beside_a_cut_are_in_the_copy_and_go_to_the_tool(tmp_path: Path):
     """They are in no split: of sixty frames the copy, and the files for the tool, had fewer."""
     folder = clip(tmp_path / "ds", "train = 0.6\nval = 0.2\ntest = 0.2", 'groups = "^[a-z]+"\n')
@@ -339,6 +340,7 @@ def test_labelled_images_beside_a_cut_are_in_the_copy_and_go_to_the_tool(tmp_pat
     assert (report.mended.copied, report.mended.left_out) == (60, {"size": 1})
 
 
+@pytest.mark.seconds
 def test_images_beside_the_cut_of_a_part_are_kept_and_those_of_no_split_are_counted(tmp_path: Path):
     folder = clip(tmp_path / "ds", 'train = "clip"\nval = "20% of train"')
     report = featherseg.check(folder, fix=tmp_path / "out")
@@ -356,6 +358,7 @@ def test_images_beside_the_cut_of_a_part_are_kept_and_those_of_no_split_are_coun
     assert (sum(done.images.values()), done.notes) == (60, [])
 
 
+@pytest.mark.seconds
 def test_masks_of_the_shape_of_their_image_are_resized(tmp_path: Path):
     sizes = {
         "a": (433, 577),
@@ -383,6 +386,7 @@ def test_masks_of_the_shape_of_their_image_are_resized(tmp_path: Path):
         assert (written == np.select([full == 4, full == 9], [0, 1], 255)).all()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("groups", "kept"), [("frame_00[0-9]", True), ("^clip/frame_00[0-9]", False)]
 )

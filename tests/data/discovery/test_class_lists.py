@@ -189,6 +189,7 @@ def test_one_folder_for_train_and_val_is_not_taken_for_both(tmp_path):
     assert written(tmp_path).splits != {"train": "part1", "val": "part1"}
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("verb", [("check",), ("train", "frm-lite0-light", "--data"), ("convert",)])
 def test_a_data_yaml_with_masks_is_sent_to_check_and_no_further(tmp_path, verb):
     file = masks_yaml(tmp_path / "d") / "data.yaml"

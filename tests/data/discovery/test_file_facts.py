@@ -67,6 +67,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.seconds
 def test_a_report_is_the_same_whatever_the_number_of_cores(monkeypatch, folder):
     reports = []
     for cores in (1, 2, 7):

@@ -94,6 +94,7 @@ def test_splits_as_folders_with_a_mask_for_each_class(tmp_path):
     assert written(tmp_path).images == "*/images"
 
 
+@pytest.mark.seconds
 def test_folders_of_images_with_layers_are_groups(tmp_path):
     for patient in range(5):
         top = tmp_path / f"data/patient{patient}"
@@ -114,6 +115,7 @@ def test_folders_of_images_with_layers_are_groups(tmp_path):
         assert parts == 20
 
 
+@pytest.mark.seconds
 def test_one_of_several_masks_is_taken_alone(tmp_path):
     make(tmp_path, "images/{name}.jpg", "masks/eye/{name}.png", "masks/nose/{name}.png")
     checked(tmp_path)
@@ -137,6 +139,7 @@ def pasted(question) -> list[list[str]]:
     ]
 
 
+@pytest.mark.seconds
 def test_masks_of_two_persons_are_a_question(tmp_path):
     for number, name in enumerate(NAMES):
         save(tmp_path / f"images/{name}.jpg", photo(number))
@@ -165,6 +168,7 @@ def test_names_that_are_no_classes_are_a_question(tmp_path, names):
     assert len(written(tmp_path).layer) == 2
 
 
+@pytest.mark.seconds
 def test_a_layer_is_optional_only_where_no_mask_of_it_is_empty(tmp_path):
     make(tmp_path, "images/{name}.jpg", "masks/eye/{name}.png", "masks/nose/{name}.png")
     for name in NAMES[:3]:
@@ -197,6 +201,7 @@ def test_smoothed_layers_get_a_threshold(tmp_path):
     assert report["classes"] == ["background", "eye", "nose"]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("image", "masks", "images"),
     [

@@ -77,6 +77,7 @@ def test_every_layout_has_its_expectation():
     assert EXPECTED.keys() == LAYOUTS.keys()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_check_writes_a_dataset_that_reads_as_the_scenes_it_was_made_of(tmp_path: Path, name: str):
     LAYOUTS[name](tmp_path)
@@ -122,6 +123,7 @@ def train(folder: Path, out: Path, steps: int):
     )
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("light_models")
 @pytest.mark.parametrize("name", ["class_is_the_folder", "lists_of_numbers"])
 def test_what_was_written_is_trained_on_without_an_edit(tmp_path: Path, name: str):
@@ -142,6 +144,7 @@ def test_every_layout_is_trained_on_for_20_steps(tmp_path: Path, name: str):
     assert result.exit_code == 0, result.exception
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("light_models")
 def test_smoothed_masks_in_class_folders_are_read_and_trained_on(tmp_path: Path):
     data = tmp_path / "data"
@@ -164,6 +167,7 @@ def test_smoothed_masks_in_class_folders_are_read_and_trained_on(tmp_path: Path)
     assert sum(len({pair.key.partition("/")[0] for pair in pairs}) for pairs in found) == len(TILES)
 
 
+@pytest.mark.seconds
 def test_a_defect_in_a_folder_without_a_class_is_a_fault(tmp_path: Path):
     magnetic_tiles(tmp_path, count=3)
     checked(tmp_path)
@@ -175,6 +179,7 @@ def test_a_defect_in_a_folder_without_a_class_is_a_fault(tmp_path: Path):
     ]
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("light_models")
 def test_a_folder_without_a_dataset_toml_is_trained_on_as_it_is_proposed(tmp_path: Path, caplog):
     LAYOUTS["smoothed"](tmp_path / "data")
@@ -204,6 +209,7 @@ def test_a_folder_whose_meaning_is_not_clear_is_sent_to_check(tmp_path: Path, na
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.seconds
 def test_names_are_given_to_values_colours_and_folders(tmp_path: Path):
     LAYOUTS["other_folder_names"](tmp_path / "a")
     report = checked(
@@ -237,6 +243,7 @@ def test_names_are_given_to_values_colours_and_folders(tmp_path: Path):
     ]
 
 
+@pytest.mark.seconds
 def test_masks_in_colours_are_named_by_the_list_beside_them(tmp_path: Path):
     LAYOUTS["rgb_masks"](tmp_path / "a")
     (tmp_path / "a/class_dict.csv").write_text(
@@ -321,6 +328,7 @@ def test_a_name_for_what_is_not_there_is_refused_and_nothing_written(
     assert not (tmp_path / "dataset.toml").exists()
 
 
+@pytest.mark.seconds
 def test_of_two_folders_of_masks_the_one_with_more_classes_is_taken_and_the_other_can_be(
     tmp_path: Path,
 ):
@@ -337,6 +345,7 @@ def test_of_two_folders_of_masks_the_one_with_more_classes_is_taken_and_the_othe
     )
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("place", ["{}/{}.png", "day1/{}/{}.png|day2/{}/{}.png", "gt/{1}_{0}.png"])
 def test_masks_with_as_many_values_are_a_question_and_each_answer_works(tmp_path: Path, place: str):
     for number, (image, mask) in enumerate(scenes()):
@@ -384,6 +393,7 @@ def test_masks_of_single_objects_are_not_taken_for_those_with_more_classes(tmp_p
     assert [other["options"] for other in report["other_readings"]] == ["--masks numbers"]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("edited", ["dataset.toml", "train.txt", "val.txt"])
 def test_a_proposal_is_replaced_by_the_next_until_it_or_a_list_is_edited(
     tmp_path: Path, edited: str
@@ -412,6 +422,7 @@ def test_a_proposal_is_replaced_by_the_next_until_it_or_a_list_is_edited(
     assert {path: path.read_bytes() for path in tmp_path.glob("*.t*")} == kept
 
 
+@pytest.mark.seconds
 def test_lists_go_with_the_proposal_that_they_belonged_to(tmp_path: Path):
     LAYOUTS["other_folder_names"](tmp_path)
     (tmp_path / "split.yaml").write_text("train: [0, 1, 2, 3, 4, 5, 6, 7]\nval: [8, 9, 10, 11]\n")
@@ -423,6 +434,7 @@ def test_lists_go_with_the_proposal_that_they_belonged_to(tmp_path: Path):
     assert read_dataset_toml(tmp_path / "dataset.toml").shares == {"train": 0.8, "val": 0.2}
 
 
+@pytest.mark.seconds
 def test_a_dataset_toml_of_another_origin_is_never_written_over(tmp_path: Path):
     LAYOUTS["one_folder"](tmp_path)
     text = featherseg.check(tmp_path).proposal.text  # as an older version wrote it
@@ -601,6 +613,7 @@ def test_smoothed_masks_get_a_threshold_and_the_share_of_pixels_it_touches_is_na
     assert open_dataset(str(tmp_path), "train").label(0)[:, 50:].min() == 1
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("colors", [(0, 100, 200), ((0, 0, 0), (255, 0, 0), (0, 128, 128))])
 def test_what_jpeg_leaves_along_edges_is_no_class_and_not_clean(tmp_path: Path, colors: tuple):
     y, x = np.mgrid[:320, :400] // 2
@@ -725,6 +738,7 @@ GROUPS = {  # from public releases and reports: names of folders, images, masks
 }
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", GROUPS)
 def test_binary_masks_in_folders_are_a_question_and_both_answers_work(tmp_path: Path, name: str):
     folders, images, masks = GROUPS[name]
@@ -764,6 +778,7 @@ def test_binary_masks_in_folders_are_a_question_and_both_answers_work(tmp_path: 
     assert all(pair.image and pair.mask for pairs in listing.splits.values() for pair in pairs)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", ["free", "Good", "OK", "normal", "None", "background", "MT_FREE"])
 def test_folders_are_classes_where_an_empty_one_is_named_as_normal(tmp_path: Path, name: str):
     binary_in_folders(
@@ -841,6 +856,7 @@ def test_contradicting_answers_are_refused(tmp_path: Path, options: list[str], m
     assert not (tmp_path / "dataset.toml").exists()
 
 
+@pytest.mark.seconds
 def test_answers_for_folders_that_are_not_there_are_refused(tmp_path: Path):
     LAYOUTS["other_folder_names"](tmp_path / "one")
     for option in ("classes", "groups"):
@@ -876,6 +892,7 @@ def test_more_folders_than_classes_can_be_are_groups(tmp_path: Path):
     assert (found.groups, [source.class_ for source in found.sources]) == ("^([^/]+)/", [None])
 
 
+@pytest.mark.seconds
 def test_folders_of_single_images_and_values_that_tell_classes_are_no_question(tmp_path: Path):
     for number, (image, mask) in enumerate(scenes()):
         leaf = f"leaf{chr(97 + number)}"
@@ -890,6 +907,7 @@ def test_folders_of_single_images_and_values_that_tell_classes_are_no_question(t
     assert len(checked(tmp_path / "values")["classes"]) == 4
 
 
+@pytest.mark.seconds
 def test_names_as_of_cityscapes_and_its_colour_copies_are_told_apart(tmp_path: Path):
     colors = np.random.default_rng(0).integers(0, 256, (4, 3)).astype(np.uint8)
     for split, part in (("train", scenes()[:9]), ("val", scenes()[9:])):
@@ -927,6 +945,7 @@ def test_folders_called_as_those_of_a_public_dataset_are_said_to_be_so(
     assert not known or f"--data ade20k --data-root {tmp_path} knows its classes" in notes[0]
 
 
+@pytest.mark.seconds
 def test_a_folder_that_is_labelled_in_part_trains_on_the_part(tmp_path: Path):
     for number, (image, mask) in enumerate(scenes()):
         save(tmp_path / f"images/photo-{chr(97 + number)}.jpg", image)
@@ -1241,6 +1260,7 @@ def test_a_folder_without_pairs_says_what_was_seen(tmp_path: Path):
         raise run("check", tmp_path).exception
 
 
+@pytest.mark.seconds
 def test_a_smoothed_dataset_loses_nothing_when_it_is_mended(tmp_path: Path):
     LAYOUTS["smoothed"](tmp_path / "data")
     report = checked(tmp_path / "data")
@@ -1293,6 +1313,7 @@ def test_a_copy_of_folders_beside_the_dataset_stays_in_its_own(tmp_path: Path):
     }
 
 
+@pytest.mark.seconds
 def test_hundreds_of_folders_are_read_in_seconds_and_few_of_their_files(
     tmp_path: Path, monkeypatch
 ):
@@ -1309,6 +1330,7 @@ def test_hundreds_of_folders_are_read_in_seconds_and_few_of_their_files(
     assert len(opened) < 100
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", ["50% of train", 'a "b" c', "ünï", "-x", "#1"])
 def test_odd_names_of_folders_are_written_so_that_they_are_read_again(tmp_path: Path, name: str):
     for number, (image, mask) in enumerate(scenes()):

@@ -85,6 +85,7 @@ def test_the_earlier_split_is_the_one_that_is_looked_like(scenes):
     assert pairs_of(later_is_nearer) == [("b", "c"), ("a", "b")]
 
 
+@pytest.mark.seconds
 def test_of_a_fixed_camera_all_images_are_alike_and_it_still_takes_seconds(scenes):
     alike, frame = Lookalikes(), scenes[0][::8, ::8]
     for number in range(20_000):

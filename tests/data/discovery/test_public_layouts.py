@@ -74,6 +74,7 @@ def assert_val_has_every_class_that_it_can(report: dict) -> None:
         assert images["val"] or images["train"] < 2, name
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("light_models")
 @pytest.mark.parametrize("make", MADE, ids=lambda make: make.__name__)
 def test_a_release_is_trained_on_without_an_edit(tmp_path, make):

@@ -203,6 +203,7 @@ def proposed(folder: Path) -> CheckReport:
     return again
 
 
+@pytest.mark.seconds
 def test_check_writes_splits_that_have_each_class(tmp_path):
     for i in range(60):
         mask = np.zeros((48, 64), np.uint8)
@@ -231,6 +232,7 @@ def test_numbered_photographs_of_an_older_dataset_toml_keep_their_splits_and_are
     assert any('put split_by = "image" into dataset.toml' in note for note in report.notes)
 
 
+@pytest.mark.seconds
 def test_images_of_a_class_folder_are_in_train_and_val(tmp_path):
     for kind, name in enumerate(("MT_Crack", "MT_Fray", "MT_Free")):
         for i in range(12):

@@ -79,6 +79,7 @@ def test_a_mask_has_the_projection_the_transform_and_the_bounds_of_its_image(nam
     np.testing.assert_array_equal(read_mask(target), mask)  # indices, as of a PNG
 
 
+@pytest.mark.seconds
 def test_ground_control_points_and_a_mask_of_many_strips_are_kept(tmp_path):
     size, target = (700, 3000), tmp_path / "m.tif"
     points = [

@@ -110,6 +110,7 @@ def test_a_plane_of_more_lines_than_the_image_is_found():
         bounded(BytesIO(strips_of_jpeg((8, 64), low + high, *planes)), "a.tif", MANY)
 
 
+@pytest.mark.seconds
 def test_a_tiff_of_many_strips_or_pages_of_jpeg_is_read():
     pixels = patches(200, 64)
     content = saved(pixels, "TIFF", compression="jpeg", strip_size=3 * 64 * 8)

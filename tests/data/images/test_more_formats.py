@@ -210,6 +210,7 @@ def avif(size=(64, 48)) -> bytes:
     return saved(Image.new("RGB", size, (9, 99, 199)), "AVIF")
 
 
+@pytest.mark.seconds
 def test_an_avif_whose_frames_are_larger_than_it_declares_is_refused():
     content = bytearray(avif((4000, 3000)))
     place = content.index(b"ispe") + 8

@@ -200,6 +200,7 @@ def test_what_a_header_claims_is_bounded_before_memory_is_asked_for(tag, value, 
         read_image(image(changed(content, tag, value)), 5)
 
 
+@pytest.mark.seconds
 def test_a_strip_that_inflates_to_more_than_its_rows_is_cut_by_the_decoder():
     content = written(np.zeros((64, 90, 5), np.uint8), compression="zlib", rowsperstrip=64)
     bomb = zlib.compress(bytes(2**28), 9)

@@ -29,6 +29,7 @@ def val() -> list[Sample]:
     return [data[i] for i in range(len(data))]
 
 
+@pytest.mark.seconds
 def test_the_first_scenes_are_those_of_shapes_v1():
     digest = hashlib.sha256()
     for split in ("train", "val", "test"):
@@ -69,6 +70,7 @@ def test_eight_classes_of_which_three_have_instances():
     assert len({info.color for info in CLASSES}) == 8
 
 
+@pytest.mark.seconds
 def test_the_label_alone_is_the_label_of_the_sample(val):
     data = Shapes("val", len(val))
     for i, sample in enumerate(val):
@@ -80,6 +82,7 @@ def test_every_pixel_of_a_thing_has_an_id_and_no_other_pixel_has_one(train):
         assert np.array_equal(sample.instances > 0, np.isin(sample.label, THINGS))
 
 
+@pytest.mark.seconds
 def test_ids_run_from_one_without_a_gap_and_each_has_one_class(train):
     for sample in train:
         ids = np.unique(sample.instances)
@@ -96,6 +99,7 @@ def test_only_the_own_bonnet_is_ignored_and_only_in_some_scenes(train):
     assert 0.03 < np.mean([mask.any() for mask in ignored]) < 0.35
 
 
+@pytest.mark.seconds
 def test_splits_have_their_default_sizes_and_share_no_scene(train, val):
     assert [len(Shapes(split)) for split in ("train", "val", "test")] == [2000, 200, 200]
     drawn = [*train[:20], *val[:20], *(draw_scene("test", i) for i in range(20))]

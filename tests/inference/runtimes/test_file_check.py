@@ -194,6 +194,7 @@ SEEDS = [foreign.SerializeToString() for foreign, _ in FOREIGN.values()] + [
 ]
 
 
+@pytest.mark.seconds
 @settings(max_examples=300)
 @given(seed=st.sampled_from(SEEDS), data=st.data())
 def test_what_passes_is_plain_as_onnx_reads_it(seed, data):

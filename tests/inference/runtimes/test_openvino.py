@@ -58,6 +58,7 @@ def test_it_runs_in_fp32_on_as_many_threads_as_torch(written):
     assert compiled.get_property("INFERENCE_NUM_THREADS") == torch.get_num_threads()
 
 
+@pytest.mark.seconds
 def test_what_is_not_in_int8_runs_in_bf16_where_the_processor_has_it(tmp_path):
     images = [
         torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(i)) for i in range(2)
@@ -128,6 +129,7 @@ def test_names_in_the_file_reach_the_terminal_through_our_message_alone(pair, ca
         OpenvinoRuntime(pair)
 
 
+@pytest.mark.seconds
 def test_a_pair_whose_names_are_endings_alone_is_the_same(pair):
     plain = OpenvinoRuntime(pair).run(np.ones((1, 3, 48, 64), np.float32))
     for ending in (".xml", ".bin"):

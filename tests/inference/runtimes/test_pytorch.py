@@ -1,5 +1,6 @@
 """A torch runtime gives its model's own logits, and leaves the model alone."""
 
+import pytest
 import torch
 from torch.testing import assert_close
 
@@ -7,6 +8,7 @@ from featherseg import models
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 
 
+@pytest.mark.seconds
 def test_the_model_given_is_left_as_it_is(classes):
     model = models.build("frm-lite0", 3).to(torch.bfloat16).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -17,6 +19,7 @@ def test_the_model_given_is_left_as_it_is(classes):
     assert {p.dtype for p in runtime.model.parameters()} == {torch.float32}
 
 
+@pytest.mark.seconds
 def test_a_torch_runtime_gives_the_models_logits_in_fp32_whatever_autocast_says(classes):
     torch.manual_seed(0)
     model = models.build("frm-lite0", 3).eval()
@@ -30,6 +33,7 @@ def test_a_torch_runtime_gives_the_models_logits_in_fp32_whatever_autocast_says(
     assert_close(found.logits, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.seconds
 def test_running_again_gives_the_same_bits(classes):
     torch.manual_seed(0)
     model, images = models.build("frm-lite0", 3), torch.randn(1, 3, 64, 96)

@@ -113,6 +113,7 @@ class Threads:
         self.seen = torch.get_num_threads()
 
 
+@pytest.mark.seconds
 def test_a_predictor_of_a_file_is_pickled_and_opens_its_file_again(graph, monkeypatch):
     image = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
     monkeypatch.chdir(graph.parent)

@@ -251,6 +251,7 @@ def spoil(path, begin, end):
     return path
 
 
+@pytest.mark.seconds
 def test_what_can_be_read_of_a_damaged_video_is_written_and_the_rest_is_counted(
     predictor, tmp_path
 ):
@@ -343,6 +344,7 @@ def test_frames_that_are_too_large_are_refused_before_they_are_decoded(
         segment_video(predictor, VideoJob(clip, tmp_path / "out.mp4"))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("ending", [".mp4", ".webm"])
 def test_a_browser_plays_what_is_written_in_the_right_colours(predictor, clip, tmp_path, ending):
     with chromium() as browser:  # first: it skips where there is none
@@ -460,6 +462,7 @@ def test_a_stop_right_behind_a_segment_keeps_it(predictor, clip, tmp_path, monke
     assert segment_video(predictor, VideoJob(clip, target)).resumed == 5
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("full", [0, 2, 3], ids=["first segment", "last segment", "joined"])
 @pytest.mark.parametrize("ending", [".mp4", pytest.param(".webm", marks=pytest.mark.slow)])
 def test_a_full_disk_ends_a_video_in_a_message_and_loses_nothing(

@@ -33,6 +33,7 @@ QUICK = (0, 9)
 
 
 # made here: to make the corpus takes seconds
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "number", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in range(16)]
 )

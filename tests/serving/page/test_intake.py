@@ -75,6 +75,7 @@ def test_a_file_that_is_too_large_is_not_sent(page):
     assert sent == []
 
 
+@pytest.mark.seconds
 def test_the_camera_gives_stills_and_frame_after_frame_never_two_at_once(page):
     under_way, most, done = set(), 0, 0
 

@@ -70,6 +70,7 @@ def test_the_screen_shows_the_overlay_too(page, served):
     assert np.abs(screen[100, 3 * quarter] - wanted[0, 79]).max() <= 2
 
 
+@pytest.mark.seconds
 def test_the_mask_that_is_downloaded_is_the_file_of_featherseg_predict(page, run, tmp_path):
     page.select_option("#model", "noise")
     (tmp_path / "street.png").write_bytes(look(page, image((70, 90))))
