@@ -79,6 +79,8 @@ def evaluate(
         raise ConfigError(
             "expected either a RUN (or an exported file) or --predictions DIR to evaluate."
         )
+    unneeded = trust and not str(run).endswith(".pt2")
+    refuse_unused({"trust": unneeded}, "only .pt2 files are programs")
     progress = progress_or_bar(progress)
     root = None if data_root is None else Path(data_root)
     if predictions is not None:
