@@ -134,6 +134,15 @@ def test_a_function_opens_no_pt2_file_unless_it_is_trusted(folder, monkeypatch):
 
 
 @pytest.mark.seconds
+@pytest.mark.parametrize("verb", ["predict lawn-run lawn/images/val -o masks", "evaluate lawn-run"])
+def test_a_verb_with_one_model_refuses_trust_that_it_does_not_need(
+    folder, monkeypatch, capsys, verb
+):
+    code, told = run_main(monkeypatch, capsys, f"featherseg {verb} --trust")
+    assert (code, "trust would have no effect: only .pt2 files are programs" in told) == (2, True)
+    assert not (folder / "masks").exists()
+
+
 def test_a_pickled_predictor_opens_the_file_that_was_trusted(folder):
     predictor, photo = featherseg.Predictor("other.pt2", trust=True), image(size=(64, 72))
     assert (pickle.loads(pickle.dumps(predictor))(photo).mask == predictor(photo).mask).all()

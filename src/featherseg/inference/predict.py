@@ -34,7 +34,7 @@ from featherseg.inference.folder import (
 )
 from featherseg.inference.predictor import Predictor, PredictorOptions
 from featherseg.inference.reporter import LoggedReporter, PredictReporter
-from featherseg.inference.runtimes import Runtime
+from featherseg.inference.runtimes import Runtime, refuse_needless_trust
 from featherseg.inference.settings import InferenceSettings
 from featherseg.inference.tiling import DEFAULT_GB
 from featherseg.inference.video.inputs import VideoInputs, check_targets, find_videos, masks_folder
@@ -108,6 +108,7 @@ def predict(
         MissingExtra: A video needs PyAV, a cluster Ray.
     """
     settings = with_given(DEFAULTS, settings, "settings")
+    refuse_needless_trust(model, trust)
     options = PredictorOptions(device, batch, inference, memory_gb, max_side, threads, trust)
     if workers is not None and (cluster is None or workers < 1):
         raise ConfigError(

@@ -17,7 +17,12 @@ from featherseg.data.cache.mirror import local_folder
 from featherseg.evaluation import scoring
 from featherseg.evaluation.scored_split import ScoredSplit, split_to_score
 from featherseg.evaluation.scoring import Scores
-from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
+from featherseg.inference.runtimes import (
+    Runtime,
+    is_exported_file,
+    open_runtime,
+    refuse_needless_trust,
+)
 from featherseg.inference.settings import InferenceSettings, own_settings
 from featherseg.reports.record import check_recordable, record
 from featherseg.runs.run import Run, load_run
@@ -79,8 +84,7 @@ def evaluate(
         raise ConfigError(
             "expected either a RUN (or an exported file) or --predictions DIR to evaluate."
         )
-    unneeded = trust and not str(run).endswith(".pt2")
-    refuse_unused({"trust": unneeded}, "only .pt2 files are programs")
+    refuse_needless_trust(run, trust)
     progress = progress_or_bar(progress)
     root = None if data_root is None else Path(data_root)
     if predictions is not None:

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from featherseg.core.config import refuse_unused
 from featherseg.core.errors import ConfigError, ExportError, UnknownName, UntrustedFile
 from featherseg.core.types import ClassInfo, Resize, SegOutput, Size
 from featherseg.inference.runtimes.file_metadata import FileRuntime, open_as
@@ -92,6 +93,12 @@ def check_trust(path: str | Path, trust: bool) -> None:
     """Raise UntrustedFile for a .pt2 file, which is a program, without `trust`."""
     if not trust and str(path).endswith(".pt2") and os.path.isfile(path):
         raise UntrustedFile(path)
+
+
+def refuse_needless_trust(model: object, trust: bool) -> None:
+    """Raise ConfigError if `trust` is given for a model that is no .pt2 file."""
+    needless = trust and not str(model).endswith(".pt2")
+    refuse_unused({"trust": needless}, "only .pt2 files are programs")
 
 
 def open_file(
