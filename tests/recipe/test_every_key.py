@@ -189,7 +189,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 UNSEEN = {
     "data.workers": "A training has the same bits with any number of workers.",
     "train.rank_seconds": "Only processes that wait for one another have it.",
-    "train.sync_bn": "It acts with more than one GPU.",
+    "train.sync_bn": "It acts with more than one process: tests/training/test_processes.py.",
 }
 """Keys that change nothing here, with the reason."""
 

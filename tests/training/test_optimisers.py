@@ -13,7 +13,7 @@ from featherseg.layers.position_bias import PositionBias
 from featherseg.losses import PixelContrast
 from featherseg.recipe.tables import TrainTable
 from featherseg.training.optimisers import build_optimizer, build_schedule, rate_factor
-from featherseg.training.run import synchronise_norms
+from featherseg.training.process_norms import synchronise_norms
 
 RATES = {"lr": 2.0, "backbone_lr": 1.0, "weight_decay": 0.5}
 
@@ -158,7 +158,7 @@ def test_the_official_groups_are_those_that_its_names_fall_into(cgrseg):
 
 def test_synchronised_norms_are_in_the_groups_of_plain_ones(cgrseg):
     synchronised = copy.deepcopy(cgrseg)
-    synchronise_norms(synchronised, ())
+    synchronise_norms(synchronised, (), "cuda")
     assert learns(synchronised, "mmseg") == learns(cgrseg, "mmseg")
 
 
@@ -168,7 +168,7 @@ def test_norms_that_cgrsegs_authors_leave_plain_stay_plain(cgrseg):
     keys, ours = list(official), model.rename_official(official)[0]
     norms = {name for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
     theirs = {name: keys[int(ours[f"{name}.weight"].flatten()[0])] for name in norms}
-    synchronise_norms(model, model.local_norms)
+    synchronise_norms(model, model.local_norms, "cuda")
     found = {name for name in norms if type(model.get_submodule(name)) is nn.BatchNorm2d}
     blocks = ("decode_head.trans.", "decode_head.meta.")
     assert found == {name for name in norms if theirs[name].startswith(blocks)}
@@ -177,7 +177,7 @@ def test_norms_that_cgrsegs_authors_leave_plain_stay_plain(cgrseg):
 
 def test_all_norms_of_other_models_are_synchronised():
     model = models.build("frm-lite0", 3)
-    synchronise_norms(model, model.local_norms)
+    synchronise_norms(model, model.local_norms, "cuda")
     assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     assert any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
 

@@ -30,15 +30,13 @@ import featherseg
 
 
 class Net(nn.Module):
-    '''Without batch norm, whose statistics are of one process alone on a CPU.'''
-
     classes, mean, std = 3, (120.0, 120.0, 120.0), (60.0, 60.0, 60.0)
 
     def __init__(self):
         super().__init__()
         torch.manual_seed(3)
         self.body = nn.Sequential(
-            nn.Conv2d(3, 16, 5, 4, 2), nn.GroupNorm(4, 16), nn.ReLU(), nn.Conv2d(16, 3, 3, 1, 1)
+            nn.Conv2d(3, 16, 5, 4, 2), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 3, 3, 1, 1)
         )
 
     def forward(self, images):
@@ -173,7 +171,7 @@ def test_another_number_of_processes_is_said_and_goes_on(yard):
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     out = finished(begin("run", 1, "train.steps=40", resume=True))
-    assert "begun with 2 of devices x nodes, resumed with 1" in out
+    assert "begun with 2 processes (devices x nodes), resumed with 1" in out
     finished(begin("one", 1, "train.steps=40"))
     found = {r["step"]: r["loss"] for r in read_lines(Path("run/metrics.jsonl")) if "step" in r}
     assert [found[step] for step in range(1, 41)] == pytest.approx(losses("one"), abs=1e-5)

@@ -155,7 +155,8 @@ def normalise_act(norm: nn.Module, act: nn.Module | None, x: Tensor) -> Tensor:
     These compute the activations in CUTS, too. Compiled and exported graphs, and everything without
     gradients, have the plain layers.
     """
-    if not isinstance(norm, nn.BatchNorm2d) or not (norm.training and trains_here(x) and takes(x)):
+    # A norm over several processes is of a derived class, and computes by itself
+    if type(norm) is not nn.BatchNorm2d or not (norm.training and trains_here(x) and takes(x)):
         return norm(x) if act is None else act(norm(x))
     mean, variance, tracked, rate = (
         norm.running_mean,

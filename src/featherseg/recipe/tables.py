@@ -173,7 +173,7 @@ class TrainTable(Config):
     devices: Annotated[int, Field(gt=0, le=1024)] = 1
     nodes: Annotated[int, Field(gt=0, le=1024)] = 1
     rank_seconds: Annotated[float, Field(ge=1, le=1e6)] = 1800.0  # longest wait for other processes
-    sync_bn: bool = True  # with more than one GPU
+    sync_bn: bool = True  # with more than one process
     loggers: Loggers = ()
 
     @model_validator(mode="before")

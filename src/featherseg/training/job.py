@@ -315,9 +315,9 @@ def _note_resume(
     if processes_then != processes_now:
         on_message(
             f"begun with {processes_then} processes (devices x nodes), resumed with "
-            f"{processes_now}: a step has the same images, but its loss may differ. On a CPU batch "
-            "norms see the images of one process, and some losses (Lovasz, Dice, boundaries, pixel "
-            "contrast, distillation) are means over those of each process"
+            f"{processes_now}: a step has the same images, but its loss may differ, as some losses "
+            "(Lovasz, Dice, boundaries, pixel contrast, distillation) are means over those of each "
+            "process"
         )
     threads = torch.get_num_threads()
     if info.threads != threads:

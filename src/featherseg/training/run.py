@@ -16,8 +16,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from featherseg.core.errors import DataError, TrainingError
 from featherseg.core.machine import pick_device, this_rank
@@ -34,6 +32,7 @@ from featherseg.training.loss import build_loss
 from featherseg.training.memory import peak_held
 from featherseg.training.module import SegmentationModule
 from featherseg.training.open import Training
+from featherseg.training.process_norms import synchronise_norms
 from featherseg.training.recorder import AtomicCheckpoints, Recorder
 from featherseg.training.request import Request
 from featherseg.training.trackers import Tracker, quiet
@@ -127,8 +126,8 @@ def _run_trainer(
     device, processes = pick_device(settings.device), settings.devices * settings.nodes
     # torchrun with one process is DDP as well
     distributed = processes > 1 or "TORCHELASTIC_RUN_ID" in os.environ
-    if settings.sync_bn and device.type == "cuda" and processes > 1:
-        synchronise_norms(module, module.model.local_norms)
+    if settings.sync_bn and processes > 1:
+        synchronise_norms(module, module.model.local_norms, device.type)
     with warnings.catch_warnings(), quiet(ADVERTS):
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
@@ -181,14 +180,6 @@ def _run_trainer(
             launcher = trainer.strategy.launcher
             if not is_over and launcher is not None and hasattr(launcher, "kill"):
                 launcher.kill(getattr(signal, "SIGKILL", signal.SIGTERM))
-
-
-def synchronise_norms(module: nn.Module, local: tuple[type[nn.Module], ...]) -> None:
-    """Make batch norms see the images of all processes, except those directly in `local` blocks."""
-    for block in list(module.modules()):
-        for name, norm in list(block.named_children()):
-            if isinstance(norm, _BatchNorm) and not isinstance(block, local):
-                block.add_module(name, nn.SyncBatchNorm.convert_sync_batchnorm(norm))
 
 
 def _stopped(recorder: Recorder, step: int, out: Path) -> str:
