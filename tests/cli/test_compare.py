@@ -540,6 +540,17 @@ def test_runs_of_two_datasets_need_one_to_be_named(field):
 
 
 @pytest.mark.seconds
+def test_a_sweep_asks_for_weights_only_where_the_default_recipe_does(monkeypatch, tmp_path):
+    monkeypatch.setenv("FEATHERSEG_HOME", str(tmp_path / "home"))
+    texts = [text for text in TRAINED if not text.startswith("model.pretrained")]
+    words = [word for setting in texts for word in ("--set", setting)]
+    words += ["--models", "ddrnet-23-slim,frm-van-s", "--out", tmp_path / "field"]
+    error = run("frm-lite0", *words, verb="sweep").exception
+    assert isinstance(error, WeightsError)
+    assert "the ImageNet weights of 'van-b1' were not found" in str(error)
+
+
+@pytest.mark.seconds
 @pytest.mark.usefixtures("light_models")
 @pytest.mark.parametrize(
     "models",

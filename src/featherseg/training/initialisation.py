@@ -166,7 +166,7 @@ def carry_over(
             table.reinitialised.append(key)
             if loaded is not None:
                 table.dropped.append(key)
-    _refuse_foreign(model, table, init)
+    _refuse_foreign(target, table, init)
     table.classes_new = [c.name for c in classes if c.name not in table.classes_kept]
     return table
 
@@ -254,14 +254,10 @@ def _copy_rows(
                 table.classes_kept.append(class_name)
 
 
-def _refuse_foreign(model: SegmentationModel, table: KeyTable, init: str) -> None:
+def _refuse_foreign(target: Mapping[str, Tensor], table: KeyTable, init: str) -> None:
     """Raise WeightsError if too little of the backbone was loaded."""
-    absent = tuple(f"backbone.{start}" for start in model.backbone.absent)
     backbone = [
-        key
-        for key in model.state_dict()
-        if key.startswith("backbone.") and not key.endswith("num_batches_tracked")
-        if not key.startswith(absent)
+        k for k in target if k.startswith("backbone.") and not k.endswith("num_batches_tracked")
     ]
     matched = len(set(backbone) & set(table.loaded))
     if matched < LEAST_BACKBONE * len(backbone):
