@@ -1,9 +1,9 @@
 """The branch of atrous spatial pyramid pooling (ASPP, arXiv:1706.05587) that sees the whole map."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featherseg.layers.pooling import RegionMean
+from featherseg.layers.pre_norm import norm_of_few
 
 
 class ImagePooling(nn.Sequential):
@@ -20,13 +20,5 @@ class ImagePooling(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, D, h, w)."""
         pool, conv, norm, act = self
-        pooled = conv(pool(x))  # (B, D, 1, 1)
-        if self.training and len(x) == 1:
-            # One value per channel has no variance: the running statistics are used instead
-            assert isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
-            pooled = F.batch_norm(
-                pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
-            )
-        else:
-            pooled = norm(pooled)
-        return act(pooled).expand(-1, -1, x.shape[2], x.shape[3])
+        pooled = act(norm_of_few(norm, conv(pool(x))))  # (B, D, 1, 1)
+        return pooled.expand(-1, -1, x.shape[2], x.shape[3])
