@@ -253,6 +253,11 @@ def test_what_differs_from_the_row_s_recipe_stands_beside_the_row_everywhere(tra
     assert 'train.batch_size</th><td class="number">32</td><td class="number">2</td>' in page
 
 
+def test_a_row_that_was_trained_from_scratch_says_so(trained):
+    rows = compare(trained("model.pretrained=false")).difference_rows()
+    assert rows == [("model.pretrained", "true", "false"), ("train.backbone_lr", "0.0005", "-")]
+
+
 def test_the_first_differences_are_shown_and_json_has_all(trained):
     keys = [f"train.{key}" for key in ("lr", "power", "floor", "ema", "clip_norm", "momentum")]
     keys += [f"loss.{key}" for key in ("lovasz", "dice", "label_smoothing", "hardest")]
@@ -282,7 +287,10 @@ def test_a_difference_is_short_and_shows_no_folder_of_this_machine(trained):
 @pytest.mark.parametrize(
     ("facts", "row"),
     [
-        ({"loaded": {"init": "/a/b/c"}}, ("start of training", "from scratch", "weights of b/c")),
+        (
+            {"loaded": {"init": "/a/b/c"}},
+            ("start of training", "ImageNet weights", "weights of b/c"),
+        ),
         ({"loaded": {"imported": "a.pth"}}, ("weights", "trained", "imported from a.pth")),
         ({"objects": ("loss",)}, ("loss", "of the recipe", "an object")),
     ],
