@@ -1,8 +1,12 @@
 """Compile the optional C extension, which pyproject.toml cannot describe."""
 
 import os
+import re
+import sys
 import sysconfig
+import tempfile
 from glob import glob
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -17,22 +21,49 @@ class BuildKernels(build_ext):
     """No fused multiply-add and no instructions of one machine: all builds give equal masks."""
 
     compiled = True
+    compiler_error = ""
+
+    def run(self) -> None:
+        """Compile it; if that fails, remove an older build and keep the compiler's first error."""
+        super().run()
+        for extension in self.extensions:
+            built = Path(self.get_ext_fullpath(extension.name))
+            report = built.with_name("not_compiled.txt")  # `featherseg doctor` prints it
+            report.unlink(missing_ok=True)
+            if not self.compiled:
+                built.unlink(missing_ok=True)
+            if self.compiler_error:
+                report.parent.mkdir(parents=True, exist_ok=True)
+                report.write_text(self.compiler_error, encoding="utf-8")
 
     def build_extension(self, extension: Extension) -> None:
-        """Compile it; if that fails, warn and remove an older build."""
+        """Compile it; if that fails, warn."""
         extension.extra_compile_args = FLAGS.get(self.compiler.compiler_type, OTHER_FLAGS)
-        try:
-            super().build_extension(extension)
-        except Exception:
-            self.compiled = False
-            if os.path.exists(older := self.get_ext_fullpath(extension.name)):
-                os.remove(older)
-            self.warn(
-                "NO C COMPILER WORKED: featherseg uses numpy, slower, with equal results. Install "
-                "a compiler and Python's headers (on Debian: gcc and python3-dev) and build again; "
-                "`featherseg doctor` says what runs."
-            )
-            raise  # the extension is optional: setuptools goes on
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+            before = {number: os.dup(number) for number in (1, 2)}
+            for number in before:
+                os.dup2(output.fileno(), number)
+            try:
+                super().build_extension(extension)
+            except Exception:
+                self.compiled = False
+                raise  # the extension is optional: setuptools goes on
+            finally:
+                for number, copy in before.items():
+                    os.dup2(copy, number)
+                    os.close(copy)
+                output.seek(0)
+                text = output.read()
+                sys.stderr.write(text)
+                if not self.compiled:
+                    errors = [line for line in text.splitlines() if re.search(r"\berror\b", line)]
+                    self.compiler_error = errors[0].strip() if errors else ""
+                    self.warn(
+                        "NO C COMPILER WORKED: featherseg uses numpy, slower, with equal results. "
+                        f"{self.compiler_error or 'No compiler was found'}. Install a compiler and "
+                        "Python's headers (on Debian: gcc and python3-dev) and build again; "
+                        "`featherseg doctor` says what runs."
+                    )
 
 
 class Wheel(bdist_wheel):

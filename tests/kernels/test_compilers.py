@@ -1,7 +1,9 @@
-"""Clang compiles every loop, for every system that the extension is meant for."""
+"""Clang compiles every loop for every system; a failed compile is reported."""
 
 import os
+import shutil
 import subprocess
+import sys
 import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +12,12 @@ import pytest
 
 from featherseg.kernels import library
 
+try:
+    from featherseg.kernels import _native
+except ImportError:
+    _native = None
+
+ROOT = Path(__file__).parents[2]
 SOURCES = sorted(Path(library.__file__).parent.glob("*.c"))
 
 SETTINGS = """
@@ -60,3 +68,34 @@ def test_clang_compiles_every_file_for(target, headers, tmp_path, pytestconfig):
         )
         assert run.returncode == 0, run.stderr[:3000]
         assert compiled.is_file()
+
+
+def test_a_failed_compile_leaves_the_compilers_first_error_and_no_older_build(tmp_path):
+    if _native is None or shutil.which("cc") is None:
+        pytest.skip("needs a C compiler named cc and Python's headers")
+    folder = tmp_path / "src/featherseg/kernels"
+    folder.mkdir(parents=True)
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    project = "[project]\nname = 'copy'\nversion = '0'\n"
+    (tmp_path / "pyproject.toml").write_text(f"{project}[tool.setuptools.package-dir]\n'' = 'src'")
+    report, source = folder / "not_compiled.txt", folder / "_native.c"
+
+    def build() -> str:
+        command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace", "--force"]
+        environment = os.environ | {"CC": "cc"}
+        run = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        return run.stderr
+
+    source.write_text("int featherseg_clone;")
+    assert "NO C COMPILER WORKED" not in build()
+    assert list(folder.glob("_native*.so"))
+    source.write_text("#error first\n#error second\n")
+    first = "src/featherseg/kernels/_native.c:1:2: error: #error first"
+    assert f"with equal results. {first}. Install" in build()
+    assert report.read_text() == first
+    assert not list(folder.glob("_native*.so"))
+    source.write_text("int featherseg_clone;")
+    build()
+    assert not report.exists()

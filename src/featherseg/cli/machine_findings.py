@@ -17,6 +17,9 @@ from pathlib import Path
 from featherseg.core.installation import Finding
 
 SHARED_MEMORY = Path("/dev/shm")
+NOT_COMPILED = Path(__file__).parents[1] / "kernels/not_compiled.txt"
+"""The compiler's first error, if compiling the extension failed: setup.py writes it."""
+
 NO_COMPILER = (
     "install a C compiler and Python's headers (on Debian: gcc and python3-dev), then featherseg "
     "from its source: pip install --force-reinstall --no-deps . (in a checkout with .venv: -e .)"
@@ -119,6 +122,8 @@ def _kernels() -> Iterator[Finding]:
 
 
 def _why_no_extension() -> str:
+    if NOT_COMPILED.is_file():
+        return f"they were not compiled, {NOT_COMPILED.read_text(encoding='utf-8')}"
     try:
         from featherseg.kernels import _native  # noqa: F401
     except ImportError as error:
