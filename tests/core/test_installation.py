@@ -1,9 +1,20 @@
 """What is required, what is here: read from the metadata by plain Python."""
 
+from email.message import Message
+from importlib import metadata
+
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from featherseg.core.installation import CORE, import_faults, requirements, satisfies
+from featherseg.core.errors import MissingExtra, require
+from featherseg.core.installation import (
+    CORE,
+    import_faults,
+    installation,
+    requirements,
+    satisfies,
+    usable_extras,
+)
 
 VERSIONS = ("2.9.1", "2.10", "2.10.0", "2.13.0+cpu", "3.0", "0.1.0", "2026.4.1", "10")
 SPECIFIERS = (
@@ -52,3 +63,37 @@ def test_a_package_that_raises_and_one_that_kills_its_process_are_told_from_thos
     assert faults["raises_here"] == "OSError: no such library"
     assert "died" in faults["dies_here"]
     assert "ModuleNotFoundError" in faults["not_there_at_all"]
+
+
+@pytest.fixture
+def on_arm(monkeypatch):
+    """Metadata with an extra whose second package is not published for this system."""
+    lines = [
+        "numpy",
+        'pillow; extra == "phone"',
+        'no-such-converter>=2; platform_machine == "riscv32" and extra == "phone"',
+    ]
+    monkeypatch.setattr(metadata, "requires", lambda name: lines)
+    facts = Message()
+    facts["Provides-Extra"] = "phone"
+    monkeypatch.setattr(metadata, "metadata", lambda name: facts)
+
+
+@pytest.mark.usefixtures("on_arm")
+def test_a_package_that_is_not_published_for_this_system_is_not_offered_for_installation():
+    """As LiteRT's converter for ARM Linux."""
+    rows = {(row.extra, row.name): row for row in requirements()}
+    assert rows["phone", "pillow"].published
+    assert not rows["phone", "no-such-converter"].published
+    findings = [row for row in installation("json") if row.section == "extra [phone]"]
+    assert [(row.name, row.state) for row in findings] == [
+        ("pillow", "ok"),
+        ("no-such-converter", "missing"),
+    ]
+    assert findings[1].found.startswith("not published for ")
+    assert findings[1].remedy == "export on Linux on x86-64, and copy the file here"
+    assert "phone" not in usable_extras(findings)
+    with pytest.raises(MissingExtra, match=r"not published for .* copy the file here\.$"):
+        require("no_such_converter.inner", "phone", "Phone export")
+    with pytest.raises(MissingExtra, match="pip install 'featherseg\\[phone\\]'"):
+        require("no_such_module", "phone", "Phone export")

@@ -169,7 +169,15 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError as error:
+        from featherseg.core.installation import ELSEWHERE, SYSTEM, requirements
+
+        package = module.split(".")[0]
+        if any(row.module == package and not row.published for row in requirements()):
+            raise MissingExtra(
+                f"{purpose} needs the package {package!r}, which is not published for {SYSTEM}: "
+                f"{ELSEWHERE}."
+            ) from error
         raise MissingExtra(
-            f"{purpose} needs the package {module.split('.')[0]!r}, which is not installed here "
-            f"({error}). Install it with: pip install 'featherseg[{extra}]'"
+            f"{purpose} needs the package {package!r}, which is not installed here ({error}). "
+            f"Install it with: pip install 'featherseg[{extra}]'"
         ) from error

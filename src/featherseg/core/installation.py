@@ -6,6 +6,7 @@ imported, so that it works when all else is broken.
 
 import json
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,10 @@ from featherseg._version import __version__
 
 PACKAGE, CORE = "featherseg", ""
 IMPORT_SECONDS = 180
+SYSTEM = f"{platform.system()} on {platform.machine()}"
+ELSEWHERE = "export on Linux on x86-64, and copy the file here"
+"""What to do about an exporter that is not published for this system."""
+
 _IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
 """Package -> its module, if the names differ."""
 
@@ -41,12 +46,14 @@ if last:
 class Requirement:
     """One line of the package's metadata: `torch>=2.10` is ("torch", ">=2.10", "").
 
-    extra: the extra that requires it, "" for the core.
+    extra: the extra that requires it, "" for the core; published: whether it exists for this
+    system and processor.
     """
 
     name: str
     versions: str
     extra: str
+    published: bool = True
 
     @property
     def module(self) -> str:
@@ -78,18 +85,24 @@ def requirements() -> list[Requirement]:
     except ImportError:
         return [Requirement("packaging", "", CORE)]
 
+    def extra_of(line: Line) -> str:
+        named = re.search(r'extra == "(.+?)"', str(line.marker))
+        return named[1] if named else CORE
+
     def asked_by(extra: str) -> list[Line]:
-        own = [line for line in lines if (line.marker is None) == (extra == CORE)]
-        own = [
-            line for line in own if line.marker is None or line.marker.evaluate({"extra": extra})
-        ]
+        own = [line for line in lines if extra_of(line) == extra]
         named = [inner for line in own if line.name == PACKAGE for inner in sorted(line.extras)]
         return [line for line in own if line.name != PACKAGE] + [
             line for inner in named for line in asked_by(inner)
         ]
 
     return [
-        Requirement(line.name.lower(), str(line.specifier), extra)
+        Requirement(
+            line.name.lower(),
+            str(line.specifier),
+            extra,
+            line.marker is None or line.marker.evaluate({"extra": extra_of(line)}),
+        )
         for extra in (CORE, *extras)
         if extra != "dev"
         for line in asked_by(extra)
@@ -238,6 +251,9 @@ def _core_package(row: Requirement, fault: str | None) -> Finding:
 
 def _package(row: Requirement, section: str, what: str) -> Finding:
     wanted = f"{row.versions} required" if row.versions else "any version will do"
+    if row.found is None and not row.published:
+        found = f"not published for {SYSTEM}, {wanted}"
+        return Finding(section, row.name, found, "missing", ELSEWHERE)
     if row.found is None:
         return Finding(
             section, row.name, f"not installed, {wanted}", "missing", f"pip install {what}"
