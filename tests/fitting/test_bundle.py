@@ -25,6 +25,7 @@ from support.models.small_run import small_info
 from typer.testing import CliRunner
 
 from featherseg.cli import build_app
+from featherseg.core import processors
 from featherseg.core.errors import (
     ConfigError,
     DataNotFound,
@@ -51,11 +52,13 @@ def script_at(path):
     """Return names of measure.py with featherseg's timing engine; bundles have a copy beside it."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(sys.modules, "latency", engine)
+        patched.setitem(sys.modules, "processors", processors)
         patched.setattr(sys, "path", list(sys.path))
         return runpy.run_path(str(path))
 
 
 MEASURE = script_at(SCRIPT)
+GRAVITON_3 = "processor\t: 0\nCPU implementer\t: 0x41\nCPU variant\t: 0x1\nCPU part\t: 0xd40\n"
 SIZE = (96, 128)
 IMAGE = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
 NAME = "frm-lite0"  # any of the catalogue
@@ -121,7 +124,7 @@ def test_the_script_needs_python_3_9_and_nothing_but_numpy_and_a_runtime():
         for n in ([i.module] if isinstance(i, ast.ImportFrom) else [a.name for a in i.names])
     }
     others = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
-    assert others == {"latency", "numpy", "onnxruntime", "openvino", "ncnn"}
+    assert others == {"latency", "processors", "numpy", "onnxruntime", "openvino", "ncnn"}
 
 
 def test_an_older_python_is_told_before_numpy_is_asked_for(monkeypatch):
@@ -295,6 +298,13 @@ def test_generations_of_a_processor_that_virtual_machines_give_one_name_are_told
     here = processor_text(machine())
     assert re.search(r" \(family \d+, model \d+\)$", here)
     assert MEASURE["describe_device"]().startswith(f"{here}, ")
+
+
+def test_an_arm_server_is_named_by_its_cores_because_the_system_gives_numbers(monkeypatch):
+    names = MEASURE["describe_device"].__globals__
+    monkeypatch.setitem(names, "read_cpuinfo", lambda: GRAVITON_3)
+    monkeypatch.setattr(processors, "read_cpuinfo", lambda: GRAVITON_3)
+    assert MEASURE["describe_device"]().startswith("ARM Neoverse-V1, ")
 
 
 def test_the_answer_of_other_threads_or_of_another_device_is_kept_beside_the_new_one(

@@ -25,6 +25,7 @@ import psutil
 
 from featherseg._version import __version__
 from featherseg.core.errors import DeviceError
+from featherseg.core.processors import apple_flags, arm_cores, processor_name, read_cpuinfo
 
 if TYPE_CHECKING:
     import torch
@@ -56,8 +57,11 @@ CPU_FLAGS = (
     "amx_bf16",
     "amx_int8",
     "asimd",
+    "asimddp",
     "i8mm",
     "bf16",
+    "sve",
+    "sme",
 )
 """Instruction sets that decide the speed of models."""
 
@@ -196,8 +200,8 @@ def machine_text(facts: dict[str, Any]) -> str:
 
 
 def processor() -> dict[str, Any]:
-    """Return the facts and flags of lscpu; only the name without lscpu."""
-    unknown = {"processor": platform.processor() or platform.machine(), "flags": []}
+    """Return the facts and flags of lscpu; only the name without lscpu, on a Mac also flags."""
+    unknown = {"processor": processor_name(), "flags": apple_flags()}
     if not (lscpu := shutil.which("lscpu")):
         return unknown
     done = subprocess.run(
@@ -213,6 +217,8 @@ def processor() -> dict[str, Any]:
         return unknown
     has = set(rows.get("Flags:", "").split())
     facts = {key: rows[name] for name, key in CPU_FACTS.items() if name in rows}
+    if cores := arm_cores(read_cpuinfo()):  # lscpu names one kind of them, or none if it is old
+        facts["processor"] = cores
     return {**unknown, **facts, "flags": [flag for flag in CPU_FLAGS if flag in has]}
 
 

@@ -1,9 +1,9 @@
 """Latency on another device: a bundle of exported candidates, and its answer, latency.json.
 
 The bundle is a .zip. It contains measure.py (needs only Python, numpy and a runtime), the timing
-engine latency.py, an image (H, W, C) uint8 as image.npy, bundle.json with the list of candidates,
-and their files. onnx and openvino files take any size, so all scales of a model share a file; an
-ncnn file has one size.
+engine latency.py, processors.py for the name of the device, an image (H, W, C) uint8 as image.npy,
+bundle.json with the list of candidates, and their files. onnx and openvino files take any size, so
+all scales of a model share a file; an ncnn file has one size.
 """
 
 import hashlib
@@ -69,8 +69,9 @@ RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn"}
 SCRIPTS = (
     files("featherseg.fitting") / "bundle_files" / "measure.py",
     files("featherseg.costs") / "latency.py",
+    files("featherseg.core") / "processors.py",
 )
-"""Files that run on the device: the script, and the timing engine that it imports."""
+"""Files that run on the device: the script, and the two that it imports."""
 
 MOST_BYTES = 2**22
 """Largest size of a latency.json."""

@@ -39,6 +39,7 @@ try:
         summarise,
         time_passes,
     )
+    from processors import processor_name, read_cpuinfo
 except ImportError as error:
     sys.exit(f"{error}. Unpack the whole bundle into one folder and run this there.")
 
@@ -283,17 +284,17 @@ def quotas() -> list[int]:
 
 def describe_device() -> str:
     """Return `AMD EPYC (family 25, model 17), 2 cores, Linux 6.1 x86_64`, without a host name."""
-    name, facts = platform.processor() or platform.machine(), dict[str, str]()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for key, _, value in (line.partition(":") for line in file):
-                facts.setdefault(key.strip(), value.strip())
-        # Boards have their name here
+    name, facts = processor_name(), dict[str, str]()
+    for key, _, value in (line.partition(":") for line in read_cpuinfo().splitlines()):
+        facts.setdefault(key.strip(), value.strip())
+    if "CPU part" not in facts:
+        name = facts.get("model name", name)
+    try:  # boards have their name here
         with open("/proc/device-tree/model", encoding="utf-8", errors="replace") as file:
-            facts["model name"] = file.read()
+            name = f"{file.read()}, {name}"
     except OSError:
         pass
-    printable = "".join(c for c in facts.get("model name", name) if c.isprintable())
+    printable = "".join(c for c in name if c.isprintable())
     name = " ".join(printable.split())[:120]
     if "cpu family" in facts and "model" in facts:  # virtual machines name generations alike
         name += f" (family {facts['cpu family']}, model {facts['model']})"
