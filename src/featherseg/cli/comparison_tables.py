@@ -121,10 +121,21 @@ def _cells(result: CandidateResult, separator: str) -> tuple[str, ...]:
 
 
 def print_paper(console: Console, check: dict[str, Any]) -> None:
-    """Print what `check_paper` returned: a paper's figures, our counts and a verdict for each."""
+    """Print what `check_paper` returned: a paper's figures, our counts and a verdict for each.
+
+    After a training its scores, and what the runs do not share with their recipes, are printed too.
+    """
+    from featherseg.costs.published import Difference
+
     console.print(f"{check['paper']}\n", markup=False)
     for table in check["tables"]:
         _print_published(console, table)
+    for training in check.get("trainings", ()):
+        result = training["run"] or f"not trained: {training['reason']}"
+        console.print(f"{training['name']}: {result}", markup=False)
+        for difference in training["differences"]:
+            key, theirs, ours = Difference(**difference).texts()
+            console.print(f"  {key} is {theirs} in the recipe and {ours} here", markup=False)
     for sentence in check["sentences"]:
         quote = f"\u201c{sentence['text']}\u201d ({sentence['where']})"
         console.print(f"{sentence['verdict']}: {quote}", markup=False)
@@ -186,6 +197,8 @@ def _print_published(console: Console, checked: dict[str, Any]) -> None:
             verdict = figure["verdict"] or "-"
             if figure["words"] == NOT_RECOUNTED:
                 verdict = NOT_RECOUNTED
+            if figure.get("difference") is not None:
+                verdict = f"{figure['difference']:+.2f}"
             table.add_row(*map(escape, (model_cell, quantity, figure["printed"], ours, verdict)))
             model_cell = ""  # named in its first line only
             if figure["verdict"] not in (None, "equal", "not testable here"):

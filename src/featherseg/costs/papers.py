@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from featherseg import models
 from featherseg.core.config import Config, parse
-from featherseg.core.errors import unknown
+from featherseg.core.errors import ConfigError, unknown
 from featherseg.core.types import SegOutput, Size
 from featherseg.core.wording import size_text
 from featherseg.costs.cost import (
@@ -141,11 +141,15 @@ def read_content() -> dict[str, Any]:
     return tomllib.loads((Path(__file__).parent / "papers.toml").read_text(encoding="utf-8"))
 
 
-def read_paper(name: str) -> dict[str, Any]:
+def read_paper(name: str, table_number: int | None = None) -> dict[str, Any]:
     """Return what a paper prints: "title", "tables" with a dict by COLUMNS for a row, "sentences".
 
-    A row's "measured" is {heading: printed figure}. Raises UnknownName if papers.toml has no such
-    paper.
+    A row's "measured" is {heading: printed figure}, and the "trained" of a table {heading: data of
+    the recipe}. `table_number`: only this table, counted from 1, and no sentences.
+
+    Raises:
+        UnknownName: papers.toml has no such paper.
+        ConfigError: the paper has no such table.
     """
     papers = read_content()["papers"]
     if name not in papers:
@@ -156,8 +160,12 @@ def read_paper(name: str) -> dict[str, Any]:
         rows = [{"remark": "", **dict(zip(COLUMNS, row, strict=False))} for row in table["rows"]]
         for row in rows:
             row["measured"] = dict(zip(table["measured"], row["measured"], strict=True))
-        tables.append({"title": table["title"], "rows": rows})
-    return paper | {"tables": tables}
+        tables.append({"title": table["title"], "trained": table["trained"], "rows": rows})
+    if table_number is None:
+        return paper | {"tables": tables}
+    if not 1 <= table_number <= len(tables):
+        raise ConfigError(f"--table {table_number}: {paper['title']} has 1 to {len(tables)} here.")
+    return paper | {"tables": [tables[table_number - 1]], "sentences": []}
 
 
 def read_counting(name: str) -> Counting:
@@ -165,24 +173,22 @@ def read_counting(name: str) -> Counting:
     return parse(Counting, {"model": name, **read_content()["countings"][name]}, "papers.toml")
 
 
-def check_paper(name: str) -> dict[str, Any]:
+def check_paper(name: str, table_number: int | None = None) -> dict[str, Any]:
     """Return every row and sentence of a paper with our counts and a verdict for each figure.
 
     No model is run: it is counted on shapes alone. The result is ready for JSON: sizes are [H, W],
-    our figures are numbers in the unit of the printed one (M, G or %).
-
-    Raises:
-        UnknownName: for a paper that is not in papers.toml.
+    our figures are numbers in the unit of the printed one (M, G or %). `table_number` as for
+    `read_paper`, which also says what is raised.
     """
-    paper = read_paper(name)
+    paper = read_paper(name, table_number)
     authors = {by: meaning for by, (meaning, _) in AUTHORS_CONVENTIONS.items()}
-    tables = [(table["title"], list(map(check_row, table["rows"]))) for table in paper["tables"]]
+    tables = [table | {"rows": list(map(check_row, table["rows"]))} for table in paper["tables"]]
     return {
         "paper": paper["title"],
         "yardstick": "macs",
         "conventions": CONVENTIONS | authors,
         "verdicts": dict(VERDICTS),
-        "tables": [{"title": title, "rows": rows} for title, rows in tables],
+        "tables": tables,
         "sentences": list(map(check_sentence, paper["sentences"])),
     }
 

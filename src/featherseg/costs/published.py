@@ -133,7 +133,12 @@ def compare(run: Run) -> Comparison | None:
     counted_by = "ours by macs, theirs by another convention" if own else convention
     of = "" if paper.classes == len(run.info.classes) else f", {paper.classes} classes"
     gmacs = f"GMACs ({counted_by}), {size_text(paper.size)}{of}"
-    recipe, differences = _differences(run, paper)
+    repeating = (
+        (name, recipe)
+        for name, recipe in _recipes(run.recipe.model.name).items()
+        if recipe.paper and (recipe.paper.row, recipe.paper.data) == (paper.row, paper.data)
+    )
+    name, recipe = next(repeating, (None, None))
     return Comparison(
         paper.row,
         (
@@ -141,18 +146,14 @@ def compare(run: Run) -> Comparison | None:
             Figure(f"parameters, M{of}", paper.params_m, counted.params / 1e6, 3),
             Figure(gmacs, paper.gmacs, counted.macs[convention] / 1e9, 3),
         ),
-        recipe,
-        differences,
+        name,
+        () if recipe is None else differences(run, recipe),
     )
 
 
 def _accuracy(run: Run, paper: PaperTable) -> list[Figure]:
     """Return the mIoU in % of each split in the paper's row."""
-    inference = InferenceSettings(
-        scales=paper.scales,
-        flip=paper.flip,
-        resize=run.recipe.data.test_resize,
-    )
+    inference = row_inference(run.recipe)
     evaluations = {
         evaluation.get("split"): evaluation
         for evaluation in run.current_evaluations()
@@ -172,24 +173,12 @@ def _accuracy(run: Run, paper: PaperTable) -> list[Figure]:
     return figures
 
 
-def _differences(run: Run, paper: PaperTable) -> tuple[str | None, tuple[Difference, ...]]:
-    """Return (the shipped recipe that repeats the row, what of it the run does not share).
-
-    A setting that the recipe leaves open ("auto") is in no difference.
-    """
-    recipes = _recipes(run.recipe.model.name).items()
-    repeating = (
-        (name, recipe)
-        for name, recipe in recipes
-        if recipe.paper and (recipe.paper.row, recipe.paper.data) == (paper.row, paper.data)
-    )
-    name, recipe = next(repeating, (None, None))
-    if recipe is None:
-        return None, ()
+def differences(run: Run, recipe: Recipe) -> tuple[Difference, ...]:
+    """Return what a run does not share with a recipe, except what the recipe leaves open."""
     theirs, ours = (
         flattened(one.model_dump(mode="json", exclude={"paper"})) for one in (recipe, run.recipe)
     )
-    differences = [
+    different = [
         Difference(key, theirs.get(key), ours.get(key))
         for key in theirs | ours
         if key not in NOT_COMPARED and theirs.get(key) not in (ours.get(key), "auto")
@@ -198,11 +187,11 @@ def _differences(run: Run, paper: PaperTable) -> tuple[str | None, tuple[Differe
     # What no key of a recipe says: other weights at the start, and objects from Python
     start = "ImageNet weights" if recipe.model.pretrained else "from scratch"
     if run.imported:
-        differences.append(Difference("weights", "trained", f"imported from {run.imported}"))
+        different.append(Difference("weights", "trained", f"imported from {run.imported}"))
     elif run.info.loaded.get("init"):
-        differences.append(Difference("start of training", start, run.init))
-    differences += [Difference(name, "of the recipe", "an object") for name in run.info.objects]
-    return name, tuple(differences)
+        different.append(Difference("start of training", start, run.init))
+    different += [Difference(name, "of the recipe", "an object") for name in run.info.objects]
+    return tuple(different)
 
 
 def _short(value: Any) -> str:
@@ -222,6 +211,14 @@ def _recipes(model: str) -> dict[str, Recipe]:
     """Return the shipped recipes of a model by name: MODEL and MODEL_*."""
     names = [name for name in shipped_recipes() if name == model or name.startswith(f"{model}_")]
     return {name: parse_recipe(read_recipe(name)) for name in names}
+
+
+def row_inference(recipe: Recipe) -> InferenceSettings:
+    """Return how the images of a recipe's row are processed, at the recipe's test size."""
+    resize = recipe.data.test_resize
+    if recipe.paper is None:
+        return InferenceSettings(resize=resize)
+    return InferenceSettings(scales=recipe.paper.scales, flip=recipe.paper.flip, resize=resize)
 
 
 def published(model: str) -> list[PaperTable]:
