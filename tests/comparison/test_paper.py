@@ -39,7 +39,6 @@ SHORT = (
     "train.steps=2",
     "train.batch_size=1",
     "data.workers=0",
-    "loss.contrast_group=1",
 )
 QUICK = (*SHORT, "augment.crop=[64, 96]", "train.checkpoint_seconds=1e-9")
 

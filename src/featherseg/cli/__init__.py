@@ -52,7 +52,7 @@ VERBS = {
         "Train several models alike and compare.",
         "my.toml --models pidnet-s,rsp-lite0 -o runs",
     ),
-    "paper": ("Count a paper's models, row by row.", "frm"),
+    "paper": ("Recount a paper's tables, or train them.", "frm"),
     "benchmark": ("Measure latency of models and files.", "runs/yard -o latency.html"),
     "cost": ("Count parameters and MACs.", "frm-lite0-light --image-size 512x1024"),
     "push": ("Share a run on the Hugging Face Hub.", "runs/yard hf://ORG/NAME"),
