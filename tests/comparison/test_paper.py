@@ -214,6 +214,13 @@ def test_rows_without_weights_are_listed_with_the_remedy_before_any_is_trained(
     assert not (tmp_path / "runs").exists()
 
 
+def test_several_processes_are_left_to_the_printed_commands(tiny_papers, releases, tmp_path):
+    plan = plan_table_2(releases, tmp_path, "train.devices=2", "train.batch_size=2")
+    (training,) = train_paper("frm", 2, plan[:1], Silent())["trainings"]
+    assert training["reason"].endswith("Run the commands that --dry-run prints.")
+    assert not plan[0].out.exists()
+
+
 def test_a_printed_command_runs_as_it_is(tiny_papers, releases, tmp_path, monkeypatch, capsys):
     (training,) = plan_table_2(releases, tmp_path)[:1]
     for line in training.commands():
