@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from featherseg.cli.options import AsJson, Overrides
-from featherseg.core.config import refuse_unused
 from featherseg.core.wording import json_text
 
 
@@ -49,6 +48,8 @@ def paper(
     finished runs and continues a stopped one. Rows that cannot be trained are listed with the
     reason, and the exit status is 1.
     """
+    from featherseg.core.config import refuse_unused
+
     if not train:
         given = {"--data-root": data_root, "--out": out, "--set": overrides, "--dry-run": dry_run}
         refuse_unused({key: bool(value) for key, value in given.items()}, "--train is missing")
