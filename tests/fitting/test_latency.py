@@ -8,14 +8,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
+from featherseg import models
 from featherseg.core.errors import RunError
+from featherseg.core.types import ClassInfo
 from featherseg.costs import latency as engine
 from featherseg.costs.latency import FEW, FIT
 from featherseg.fitting import latency
-from featherseg.fitting.latency import here, time_file
+from featherseg.fitting.latency import here, time_file, write_untrained
+from featherseg.layers.model import merge_paths
 
 
 def test_the_device_is_told_with_its_gpus(monkeypatch):
@@ -88,3 +92,15 @@ def test_the_process_takes_the_threads_that_are_told_and_no_file_of_the_folder_w
         time_file(Path("model.onnx"), np.zeros((4, 4, 3), np.uint8), ("frm-lite0", 1.0, "onnx"))
     assert words[-1] == str(here()[1]) == "3"
     assert "a file of the user" not in str(refused.value)
+
+
+@pytest.mark.slow
+def test_blocks_of_several_paths_are_timed_as_the_one_layer_that_exports_have(tmp_path):
+    classes = (ClassInfo("road", (0, 0, 0)), ClassInfo("car", (1, 1, 1)))
+    image = np.zeros((64, 96, 3), np.uint8)
+    file = write_untrained(("gcnet-s", 1.0, "onnx"), classes, None, image, (), tmp_path)
+    model = models.build("gcnet-s", 2)
+    merge_paths(model)
+    layers = [name for name, layer in model.named_modules() if isinstance(layer, torch.nn.Conv2d)]
+    used = [name for name in layers if not name.startswith("aux_heads.")]
+    assert sum(node.op_type == "Conv" for node in onnx.load(file).graph.node) == len(used)

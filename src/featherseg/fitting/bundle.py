@@ -56,7 +56,7 @@ from featherseg.exporters.onnx import graph_form, to_onnx
 from featherseg.fitting.halving import Milliseconds, keeps_limits, name_of
 from featherseg.fitting.page import write_page
 from featherseg.fitting.plan import read_plan
-from featherseg.layers.model import SegmentationModel
+from featherseg.layers.model import SegmentationModel, merge_paths
 from featherseg.layers.resize import padding, resize_factor, scaled_size
 from featherseg.recipe.tables import ImageSize
 
@@ -211,6 +211,7 @@ def write_bundle(
 def _write_item(item: BundleItem, size: Size, draft: Path) -> list[dict[str, Any]]:
     """Write the files of an item to `draft`; return its rows of bundle.json. Raises ExportError."""
     model = deepcopy(item.model).to("cpu", torch.float32).eval()
+    merge_paths(model)
     rows, row = list[dict[str, Any]](), EXPORTERS[item.format]
     names: tuple[str, ...] = ()
     for scale, resize in item.resizes.items():

@@ -51,6 +51,7 @@ from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.job import Facts, Job
 from featherseg.exporters.onnx import graph_form, to_onnx
 from featherseg.fitting.halving import SPARE, Milliseconds, Scale, keeps_limits, name_of
+from featherseg.layers.model import merge_paths
 from featherseg.layers.resize import preprocess
 
 GUESS = Schedule(warm_up=0, least=8, most=8)
@@ -213,6 +214,7 @@ def write_untrained(
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(0)
         model = models.build(name[0], len(classes), image.shape[2]).eval()
+    merge_paths(model)
     _, _, height, width = _normalised(model, image, resize).shape
     facts = Facts(name[0], classes, "untrained", image.shape[:2], resize)
     form = model if row.quantised else graph_form(model, row.channels_last)
