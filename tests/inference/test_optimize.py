@@ -47,14 +47,13 @@ def error(found, expected):
 
 @pytest.mark.seconds
 def test_its_logits_are_those_of_the_model_within_rounding(model):
-    fast, exact = (
-        optimize(model),
-        copy.deepcopy(model).double(),
-    )  # in float32 a deep model shows its own rounding
+    fast, exact = optimize(model), copy.deepcopy(model).double()
     for shape in SHAPES:
         (plain, expected), (out, found) = run(exact, shape), run(fast, shape)
         assert out[1:4] == plain[1:4]  # sizes and align_corners
-        assert all(error(a, b) < 1e-5 for a, b in zip(found, expected, strict=True))
+        # In float32 a deep model shows its own rounding: pidnet-l 1.4e-5
+        for unchanged, folded, true in zip(run(model, shape)[1], found, expected, strict=True):
+            assert error(folded, true) < max(1e-5, 2 * error(unchanged, true))
 
 
 @pytest.mark.seconds
