@@ -12,11 +12,19 @@ from featherseg.core.errors import ExportError
 from featherseg.exporters import ncnn
 from featherseg.exporters.job import Facts
 from featherseg.exporters.parity import perturb, verify
+from featherseg.layers.position_bias import resize_matrix
 
 pytest.importorskip("pnnx")
 pytest.importorskip("ncnn")
 
-SYSTEMS = ("frm-lite0", "cgrseg-lite0", "cgrseg-t", "rsp-lite0", "rsp-lite0-panoptic")
+SYSTEMS = (
+    "frm-lite0",
+    "efficientvit-seg-b0",
+    "cgrseg-lite0",
+    "cgrseg-t",
+    "rsp-lite0",
+    "rsp-lite0-panoptic",
+)
 
 
 @pytest.mark.seconds
@@ -59,6 +67,27 @@ def test_a_layer_that_ncnn_lacks_is_named(tmp_path):
     with pytest.raises(ExportError, match=r"ncnn has no layer for .*bessel"):
         ncnn.write(job_of(model, FACTS, tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.seconds
+def test_a_guarded_division_and_a_bicubic_resize_are_written_by_layers_that_ncnn_has(tmp_path):
+    """As in EfficientViT: sums of no key are 0, and then what is divided by them is 0 too."""
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        total = x[:, :1].relu()
+        assert torch.compiler.is_exporting() or 0 < (total == 0).float().mean() < 1
+        shares = (x * total) / torch.where(total > 0, total, 1.0)
+        size = (2 * x.shape[2], 3 * x.shape[3])
+        finer = resize_matrix(shares.flatten(0, 1), size).reshape(*x.shape[:2], *size)
+        return torch.nn.functional.avg_pool2d(finer, (2, 3))
+
+    model = small_model()
+    model.context.forward = forward
+    ncnn.write(job_of(model, FACTS, tmp_path))
+    report = verify(model, tmp_path / "model.ncnn.param", facts=FACTS)
+    assert report.ok, report
+    graph = (tmp_path / "model.ncnn.param").read_text()
+    assert graph.count("MatMul") == 2  # one an axis
 
 
 @pytest.mark.slow

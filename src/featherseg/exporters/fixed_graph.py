@@ -68,13 +68,13 @@ def _fold_constants(module: fx.GraphModule) -> None:
     for node, value in known.items():
         users = [user for user in node.users if user not in known]
         if node.op == "call_function" and users and isinstance(value, Tensor):
-            constant = _constant(module, node, value)
+            constant = insert_constant(module, node, value)
             for user in users:
                 user.replace_input_with(node, constant)
     module.graph.eliminate_dead_code()
 
 
-def _constant(module: fx.GraphModule, node: fx.Node, value: Tensor) -> fx.Node:
+def insert_constant(module: fx.GraphModule, node: fx.Node, value: Tensor) -> fx.Node:
     """Insert a constant into the graph before `node`."""
     name = f"constant_of_{node.name}"
     module.register_buffer(name, value.detach().clone().contiguous())
@@ -82,7 +82,7 @@ def _constant(module: fx.GraphModule, node: fx.Node, value: Tensor) -> fx.Node:
         return module.graph.get_attr(name)
 
 
-def _replace(
+def replace_node(
     module: fx.GraphModule, node: fx.Node, target: Callable[..., Any], *args: Any
 ) -> fx.Node:
     """Replace `node` by target(*args)."""
@@ -109,7 +109,7 @@ def _batch_norm(module: fx.GraphModule, node: fx.Node) -> None:
         if result.args[1] != 0:
             module.graph.erase_node(result)
     (first,) = node.users
-    _replace(
+    replace_node(
         module,
         first,
         aten.batch_norm.default,
@@ -127,11 +127,11 @@ def _batch_norm(module: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _transpose(module: fx.GraphModule, node: fx.Node) -> None:
-    _replace(module, node, aten.transpose.int, node.args[0], -2, -1)
+    replace_node(module, node, aten.transpose.int, node.args[0], -2, -1)
 
 
 def _reshape(module: fx.GraphModule, node: fx.Node) -> None:
-    _replace(module, node, aten.reshape.default, *node.args)
+    replace_node(module, node, aten.reshape.default, *node.args)
 
 
 def _mask(module: fx.GraphModule, node: fx.Node) -> None:
@@ -140,7 +140,7 @@ def _mask(module: fx.GraphModule, node: fx.Node) -> None:
     assert isinstance(mask, fx.Node)
     fixed = attrgetter(str(mask.target))(module)
     added = torch.zeros(fixed.shape).masked_fill(fixed, value)  # type: ignore[arg-type]
-    _replace(module, node, aten.add.Tensor, x, _constant(module, node, added))
+    replace_node(module, node, aten.add.Tensor, x, insert_constant(module, node, added))
 
 
 def _slice(module: fx.GraphModule, node: fx.Node) -> None:
@@ -150,7 +150,9 @@ def _slice(module: fx.GraphModule, node: fx.Node) -> None:
     x, dim, start, _, step = node.args
     assert dim in (2, 3)
     assert not start
-    _replace(module, node, aten.max_pool2d.default, x, [1, 1], [step, 1] if dim == 2 else [1, step])
+    replace_node(
+        module, node, aten.max_pool2d.default, x, [1, 1], [step, 1] if dim == 2 else [1, step]
+    )
 
 
 def _pad(module: fx.GraphModule, node: fx.Node) -> None:

@@ -7,20 +7,28 @@ pair from a TorchScript trace.
 import json
 import re
 import subprocess
+from collections.abc import Callable
 from io import BytesIO
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
+from torch.nn.functional import one_hot
 
 from featherseg.core.errors import ExportError, require
 from featherseg.core.types import Size
-from featherseg.exporters.fixed_graph import example, fixed_graph
+from featherseg.exporters.fixed_graph import example, fixed_graph, insert_constant, replace_node
 from featherseg.exporters.job import Job
 from featherseg.exporters.quiet import quiet
 from featherseg.inference.runtimes.ncnn import FACTS, GRAPH, WEIGHTS, read_pair_hash
+
+aten = torch.ops.aten
+
+LEAST = 1e-30
+"""Divisor instead of 0 where the dividend is 0 too. EfficientViT's sums are far larger or 0."""
 
 LAYER_NAME = re.compile(r"[A-Za-z0-9_]+")
 """The names of ncnn's layers; pnnx keeps torch's names, with a dot or colon, for unknown ones."""
@@ -35,19 +43,85 @@ def write(job: Job) -> None:
     size = job.facts.fixed_size
     with TemporaryDirectory() as draft:
         trace = Path(draft) / "model.pt"
-        _trace(fixed_graph(job.model, size), job, size, trace)
+        graph = fixed_graph(job.model, size)
+        for node in list(graph.graph.nodes):
+            if node.target in REWRITES:
+                REWRITES[node.target](graph, node)
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        _trace(graph, job, size, trace)
         _run(pnnx.EXEC_PATH, trace)
-        graph, weights = (job.folder / f"model{ending}" for ending in (GRAPH, WEIGHTS))
-        graph.write_bytes(trace.with_name("model.ncnn.param").read_bytes())
+        param, weights = (job.folder / f"model{ending}" for ending in (GRAPH, WEIGHTS))
+        param.write_bytes(trace.with_name("model.ncnn.param").read_bytes())
         weights.write_bytes(trace.with_name("model.ncnn.bin").read_bytes())
     texts = {
         **job.metadata,
         "fixed_size": json.dumps(size),
-        "sha256": json.dumps(read_pair_hash(graph, weights)),
+        "sha256": json.dumps(read_pair_hash(param, weights)),
     }
     (job.folder / f"model{FACTS}").write_text(
         json.dumps(texts, indent=2, ensure_ascii=False), encoding="utf-8"
     )
+
+
+def _value(module: fx.GraphModule, node: Any) -> Tensor | None:
+    """Return the value of a constant node; None of others."""
+    if isinstance(node, fx.Node) and node.op == "get_attr":
+        return attrgetter(str(node.target))(module)
+    return None
+
+
+def _product(module: fx.GraphModule, node: Any) -> tuple[Tensor, fx.Node] | None:
+    """Return (A, x) if the node is A @ x with a constant matrix A."""
+    if isinstance(node, fx.Node) and node.target == aten.matmul.default:
+        left, right = node.args
+        if (matrix := _value(module, left)) is not None and isinstance(right, fx.Node):
+            return matrix, right
+    return None
+
+
+def _select(module: fx.GraphModule, node: fx.Node) -> None:
+    """Replace a selection of rows by a product with a matrix of zeros and ones."""
+    x, dim, index = node.args
+    rows = _value(module, index)
+    assert isinstance(x, fx.Node)
+    if dim == -2 and rows is not None:
+        matrix = one_hot(rows, x.meta["val"].shape[-2]).float()
+        replace_node(module, node, aten.matmul.default, insert_constant(module, node, matrix), x)
+
+
+def _scale(module: fx.GraphModule, node: fx.Node) -> None:
+    """Let the matrix of a product contain the weights of its rows."""
+    first, second = node.args
+    product, weights = _product(module, first), _value(module, second)
+    if product and weights is not None and weights.shape == (len(product[0]), 1):
+        matrix = insert_constant(module, node, product[0] * weights)
+        replace_node(module, node, aten.matmul.default, matrix, product[1])
+
+
+def _sum(module: fx.GraphModule, node: fx.Node) -> None:
+    """Replace A @ x + B @ x by (A + B) @ x: a bicubic resize becomes one product an axis."""
+    first, second = (_product(module, term) for term in node.args[:2])
+    if first and second and first[1] is second[1] and not node.kwargs:
+        matrix = insert_constant(module, node, first[0] + second[0])
+        replace_node(module, node, aten.matmul.default, matrix, first[1])
+
+
+def _divisor(module: fx.GraphModule, node: fx.Node) -> None:
+    """Replace `where(x > 0, x, 1)`, by which only zeros are divided if x is 0, by a bound."""
+    condition, x, other = node.args
+    assert isinstance(condition, fx.Node)
+    if condition.target == aten.gt.Scalar and condition.args == (x, 0) and other == 1:
+        replace_node(module, node, aten.clamp.default, x, LEAST)
+
+
+REWRITES: dict[Any, Callable[[fx.GraphModule, fx.Node], None]] = {
+    aten.index_select.default: _select,
+    aten.mul.Tensor: _scale,
+    aten.add.Tensor: _sum,
+    aten.where.ScalarOther: _divisor,
+}
+"""Operation that ncnn lacks, or that takes part in one -> its replacement."""
 
 
 def _trace(graph: fx.GraphModule, job: Job, size: Size, path: Path) -> None:
