@@ -102,7 +102,8 @@ BASE = {
 
 OWN_LOSS = {key: None for key in BASE if key.startswith("loss.")} | {"loss.name": "scaled"}
 TEACHER = {"teacher.runs": ["{teacher}"]}
-NO_CHANGE_OF_SCORE = {"train.validate_every": 1, "train.lr": 1e-9, "train.backbone_lr": 1e-9}
+EVERY_STEP = {"train.validations": None, "train.validate_every": 1}
+NO_CHANGE_OF_SCORE = {**EVERY_STEP, "train.lr": 1e-9, "train.backbone_lr": 1e-9}
 PANOPTIC = {key: None for key in BASE if key.startswith("loss.")} | {
     "model.name": "objects",
     "data.name": "shapes",
@@ -143,6 +144,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "train.momentum": {"train.optimizer": "sgd"},
     "train.decay_steps": {"train.schedule": "stable"},
     "train.ema_share": {"train.ema": None},
+    "train.validate_every": {"train.validations": None},
     "train.keep": NO_CHANGE_OF_SCORE,
     "train.patience": NO_CHANGE_OF_SCORE,
     "panoptic": PANOPTIC,

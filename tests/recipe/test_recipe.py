@@ -43,6 +43,14 @@ def test_of_two_averages_of_the_weights_the_one_that_is_asked_for_counts():
         parse_recipe(RecipeFile("mine", averaged.text + "ema_share = 0.1\n"))
 
 
+def test_a_number_of_validations_replaces_the_epochs_between_them():
+    every = RecipeFile("mine", MINIMAL.text + "validate_every = 3\n")
+    train = parse_recipe(every, ["train.validations=1"]).train
+    assert (train.validations, train.validate_every) == (1, None)
+    with pytest.raises(ConfigError, match=r"validate_every and train\.validations: give one"):
+        parse_recipe(MINIMAL, ["train.validations=1", "train.validate_every=3"])
+
+
 def test_options_of_no_loss_are_refused():
     with pytest.raises(ConfigError, match=r"loss\.options are for a loss of another package"):
         parse_recipe(MINIMAL, ["loss.options={gamma=2}"])

@@ -18,7 +18,7 @@ from featherseg.core.storage import address, is_remote
 from featherseg.data import DATASETS, is_own, own_path
 from featherseg.hub import is_address
 from featherseg.losses.terms import PACKAGE_KEYS
-from featherseg.recipe.tables import AVERAGES, LENGTHS, Recipe
+from featherseg.recipe.tables import EXCLUSIVE, Recipe
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def parse_recipe(file: RecipeFile, overrides: Iterable[str] = (), **data: str | 
     values = parse_toml(file.text, file.name)
     # only here: the record of a run has both minutes and the steps that they were enough for
     if isinstance(train := values.get("train"), dict):
-        for group in (LENGTHS, AVERAGES):
+        for group in EXCLUSIVE:
             _one_of([f"train.{key}" for key in group if train.get(key)])
     return _override(values, file.name, overrides, data)
 
@@ -171,7 +171,7 @@ def _override(
         values["loss"] = {
             key: value for key, value in values["loss"].items() if key in PACKAGE_KEYS
         }
-    for group in (LENGTHS, AVERAGES):
+    for group in EXCLUSIVE:
         keys = given & {f"train.{key}" for key in group}
         _one_of(sorted(keys))
         if keys and isinstance(values.get("train"), dict):

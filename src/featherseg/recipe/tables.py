@@ -217,8 +217,9 @@ MACHINE_KEYS = frozenset(
 )
 """Settings that do not change the result of a training."""
 
-LENGTHS, AVERAGES = ("epochs", "steps", "minutes"), ("ema", "ema_share")
-"""Keys of [train] that exclude each other."""
+LENGTHS = ("epochs", "steps", "minutes")
+EXCLUSIVE = (LENGTHS, ("ema", "ema_share"), ("validations", "validate_every"))
+"""Groups of keys of [train] that exclude each other."""
 
 
 class PanopticTable(Config):
