@@ -19,7 +19,14 @@ pytest.importorskip("ncnn")
 
 SYSTEMS = (
     "frm-lite0",
+    "frm-lite0-half-light-w32",  # with the three below on the front of `featherseg models`
+    "frm-lite0-half-light",
+    "frm-lite0-half16-light",
+    "frm-mobilenet-v2-light",
+    "seaformer-tiny",
     "efficientvit-seg-b0",
+    "ddrnet-23-slim",
+    "deeplabv3-lite0",
     "cgrseg-lite0",
     "cgrseg-t",
     "rsp-lite0",
