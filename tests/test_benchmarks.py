@@ -1231,7 +1231,7 @@ def test_scripts_that_time_do_it_by_turns(load):
         "fit_default",
         "cores",
     }
-    alone |= {"paper_recipes", "cluster_throughput"}
+    alone |= {"paper_recipes", "paper_regime", "cluster_throughput"}
     for file in SCRIPTS:
         tree = ast.parse(file.read_text())
         names = {

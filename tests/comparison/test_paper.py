@@ -27,7 +27,8 @@ from featherseg.cli.paper import paper
 from featherseg.cli.terminal import Console
 from featherseg.comparison.paper import plan_paper, train_paper
 from featherseg.core.errors import ConfigError
-from featherseg.costs.papers import read_paper
+from featherseg.costs.cost import cost
+from featherseg.costs.papers import _by_authors, read_paper
 from featherseg.models import MODELS
 from featherseg.recipe.reading import shipped_recipes
 from featherseg.runs.run import open_run
@@ -59,7 +60,11 @@ def tiny_papers():
         for name in ("frm-van-s", "frm-van-s-ppm", "frm-van-s-dappm", "sfnet-r18"):
             light = replace(MODELS[name], model=lambda _, classes: Tiny(TinyConfig(), classes))
             patched.setitem(MODELS, name, light)
+        cost.cache_clear()
+        _by_authors.cache_clear()
         yield
+    cost.cache_clear()
+    _by_authors.cache_clear()
 
 
 def plan_table_2(root, out, *settings):

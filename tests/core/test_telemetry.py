@@ -4,15 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from featherseg.core.telemetry import OFF
 from featherseg.exporters.onnx import HEAD
+from featherseg.fitting.bundle import SCRIPTS
 
-SOURCE = Path(__file__).parents[2] / "src/featherseg"
-BUNDLE = [str(SOURCE / "fitting/bundle_files"), str(SOURCE / "costs")]
+MEASURE = "import sys; sys.path.insert(0, FOLDER); import measure, onnxruntime, openvino.tools.ovc"
 ENVIRONMENT = "import json, os; print(json.dumps(dict(os.environ)))"
 
 
@@ -48,13 +47,16 @@ def test_onnxruntime_leaves_a_device_id_where_the_user_lets_it(run_fresh):
     [
         "import featherseg, onnxruntime, onnxruntime.quantization",
         "import featherseg, openvino.tools.ovc",
-        f"import sys; sys.path += {BUNDLE!r}; import measure, onnxruntime, openvino.tools.ovc",
+        MEASURE,
         HEAD.split("\nsession")[0],
     ],
     ids=["onnxruntime", "openvino", "measure.py", "printed code"],
 )
-def test_importing_them_leaves_no_file(run_fresh, code):
-    assert run_fresh(code) == ("", [])
+def test_importing_them_leaves_no_file(run_fresh, tmp_path_factory, code):
+    folder = tmp_path_factory.mktemp("bundle")
+    for script in SCRIPTS:
+        (folder / script.name).write_bytes(script.read_bytes())
+    assert run_fresh(code.replace("FOLDER", repr(str(folder)))) == ("", [])
 
 
 def test_onnxruntime_prints_nothing_where_home_cannot_be_written(run_fresh):
