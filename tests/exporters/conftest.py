@@ -4,7 +4,7 @@ import pickle
 from dataclasses import dataclass
 
 import pytest
-from support.models.quick_exports import AS_ONNX
+from support.models.quick_exports import AS_ONNX, ONE_OF_EACH
 from support.models.shallow import shallow
 from support.models.shared_exports import shared_folder
 from support.models.small_run import small_info
@@ -33,15 +33,34 @@ class Exported:
     report: ExportReport
 
 
+def identify(param) -> str:
+    return f"{param[1]}-{'shallow' if param[0] is shallow else 'whole'}"
+
+
+def whole(names) -> list:
+    return [pytest.param((models.build, name), marks=pytest.mark.slow) for name in names]
+
+
 @pytest.fixture(
     scope="session",
-    params=[(shallow, name) for name in AS_ONNX]
-    + [pytest.param((models.build, name), marks=pytest.mark.slow) for name in MODELS],
-    ids=lambda param: f"{param[1]}-{'shallow' if param[0] is shallow else 'whole'}",
+    params=[*((shallow, name) for name in AS_ONNX), *whole(ONE_OF_EACH)],
+    ids=identify,
 )
 def exported(request, tmp_path_factory) -> Exported:
-    """A run of each model, exported to its default place."""
-    build, name = request.param
+    """A run of a variant of each architecture, exported to its default place."""
+    return export_once(*request.param, tmp_path_factory)
+
+
+@pytest.fixture(
+    scope="session", params=whole(n for n in MODELS if n not in ONE_OF_EACH), ids=identify
+)
+def exported_variant(request, tmp_path_factory) -> Exported:
+    """A run of each other model of the catalogue, exported to its default place."""
+    return export_once(*request.param, tmp_path_factory)
+
+
+def export_once(build, name, tmp_path_factory) -> Exported:
+    """Export a run of `build(name, ...)` where this session has not done so."""
     info = small_info(CLASSES, model=name, image_size=(96, 128), licence="research only")
 
     def opened(folder):

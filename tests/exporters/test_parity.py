@@ -37,11 +37,20 @@ def test_the_sizes_are_such_that_a_fixed_size_is_seen():
     assert {shape[0] for shape in SHAPES} == {1, 3}
 
 
-def test_an_export_is_checked_at_every_size_and_holds(exported):
+def holds(exported):
     rows = exported.report.parity.rows
     assert [(row.batch, row.height, row.width) for row in rows] == list(SHAPES)
     assert exported.report.parity.ok
     assert all(row.relative_error <= TOLERANCE and row.same_class > 0.99 for row in rows)
+
+
+def test_an_export_is_checked_at_every_size_and_holds(exported):
+    holds(exported)
+
+
+@pytest.mark.slow
+def test_so_are_those_of_the_other_variants(exported_variant):
+    holds(exported_variant)
 
 
 @pytest.mark.seconds

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support.models.export_job import job_of
+from support.models.quick_exports import ONE_OF_EACH
 from support.models.three_layers import FACTS, ThreeLayers, three_layers
 
 from featherseg import models
@@ -10,7 +11,6 @@ from featherseg.core.errors import ExportError
 from featherseg.exporters import pt2 as torch_export
 from featherseg.exporters.job import Facts
 from featherseg.exporters.parity import perturb, verify
-from featherseg.models import MODELS
 
 
 class FixedSize(ThreeLayers):
@@ -36,7 +36,7 @@ def test_a_file_gives_its_models_logits_at_sizes_it_was_not_exported_at(tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_every_architecture_passes_at_sizes_it_was_not_exported_at(name, tmp_path):
     model = perturb(models.build(name, classes=len(FACTS.classes)))
     facts = Facts(name, FACTS.classes, "MIT")
