@@ -1,5 +1,6 @@
 """Debian's Chromium, with a camera that is none."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,8 @@ CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"
 def chromium() -> Iterator[Any]:
     """Yield Playwright's Browser; skip the test if it is not installed.
 
-    It must end before other tests fork loader workers, which would keep its pipes open for ever.
+    Loader workers that other tests fork meanwhile keep its pipes open; the garbage of trainings,
+    which has them, is collected first, or the driver would wait for ever.
     """
     playwright = pytest.importorskip("playwright.sync_api")
     if not PROGRAM.is_file():
@@ -24,4 +26,5 @@ def chromium() -> Iterator[Any]:
         arguments = ["--no-sandbox", "--disable-dev-shm-usage", *CAMERA]
         program = driver.chromium.launch(executable_path=PROGRAM, args=arguments)
         yield program
+        gc.collect()
         program.close()
