@@ -43,7 +43,10 @@ def _as_map(values: Tensor) -> Tensor:
 
 
 def synchronise_norms(module: nn.Module, local: tuple[type[nn.Module], ...], device: str) -> None:
-    """Make batch norms see the images of all processes, except those directly in `local` blocks."""
+    """Make batch norms see the images of all processes, except those directly in `local` blocks.
+
+    On a CPU only those of maps, nn.BatchNorm2d: others stay those of each process.
+    """
     for block in list(module.modules()):
         for name, norm in list(block.named_children()):
             if not isinstance(norm, _BatchNorm) or isinstance(block, local):
