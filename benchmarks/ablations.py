@@ -75,7 +75,10 @@ def ablate(description: str | None, recipe: str, variants: Variants) -> None:
             return np.asarray(stored["counts"], np.int64)
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        scored = dict(zip(tasks, pool.map(run, tasks), strict=True))
+        try:
+            scored = dict(zip(tasks, pool.map(run, tasks), strict=True))
+        finally:  # a training that was stopped or failed ends the others that wait
+            pool.shutdown(cancel_futures=True)
     keys = open_dataset("camvid", "dev", arguments.data_root).keys
     print_table(
         {variant: np.stack([scored[variant, seed] for seed in SEEDS]) for variant in variants}, keys

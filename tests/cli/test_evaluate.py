@@ -159,6 +159,11 @@ def test_a_run_whose_recipe_names_a_paper_s_row_is_printed_beside_it(lawn_run, l
     )
     assert [figure["published"] for figure in published["figures"]] == [50.0, 3.5, 0.2]
 
+    # a row of a test split whose masks only the paper's server has
+    with_recipe(lawn_run, "paper", miou={"test": 50.0})
+    shutil.rmtree(lawn.parent / "masks" / "test")
+    assert "scored on val" in run(lawn_run).stdout
+
 
 def test_what_differs_from_the_paper_s_recipe_is_printed_below_its_row(capsys):
     rows = tuple(Difference(f"train.key{i}", i, None) for i in range(20))

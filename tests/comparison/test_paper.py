@@ -202,7 +202,7 @@ def test_a_row_that_cannot_be_trained_stops_no_other(trained, releases, tmp_path
     refused, done = check["trainings"]
     assert "train.seed is 0 in the run and 1 now" in refused["reason"]
     assert (refused["run"], done["run"], done["reason"]) == (None, str(second.out), "")
-    assert reporter.messages[0] == f"{first.name} is not trained: {refused['reason']}"
+    assert reporter.messages[0] == f"not trained: {first.name}. {refused['reason']}"
 
 
 def test_rows_without_weights_are_listed_with_the_remedy_before_any_is_trained(

@@ -149,9 +149,9 @@ def train_paper(
 
     # Check every training before the first one begins
     reasons = {training.name: _obstacle(training) for training in plan}
-    for training in plan:
-        if reason := reasons[training.name]:
-            reporter.message(f"{training.name} is not trained: {reason}")
+    for reason in filter(None, dict.fromkeys(reasons.values())):
+        refused = ", ".join(name for name, why in reasons.items() if why == reason)
+        reporter.message(f"not trained: {refused}. {reason}")
 
     # Train and score
     evaluations, changes = dict[str, dict[str, Any]](), dict[str, tuple[Difference, ...]]()

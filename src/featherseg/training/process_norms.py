@@ -73,9 +73,7 @@ class _Normalise(torch.autograd.Function):
         return _with_statistics(x, weight, bias, mean, variance, eps)
 
     @staticmethod
-    def backward(
-        ctx: Any, gradient: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradient (B, C, h, w) -> those of forward's arguments; of weight and bias, own sums."""
         x, weight, mean, variance = ctx.saved_tensors
         _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
