@@ -43,6 +43,10 @@ def test_a_dataset_toml_is_known_without_its_images(tmp_path):
 
 ON_DISK = [name for name in DATASETS if name != "shapes"]
 UNPUBLISHED = r"labels of the (split test|splits test|test images) .* are not public.*: use val"
+NO_TEST = {
+    "coco-stuff-10k": r"test\.txt are the val split",
+    "comma10k": "has no split test: use val",
+}
 
 
 @pytest.mark.parametrize("name", ON_DISK)
@@ -50,7 +54,7 @@ def test_splits_without_labels_and_unknown_ones_are_refused_before_a_file_is_rea
     with pytest.raises(UnknownName, match=f"unknown split of {name} 'trian'. Did you mean 'train'"):
         open_dataset(name, "trian", tmp_path)
     if "test" not in DATASETS[name].splits:
-        expected = r"test\.txt are the val split" if name == "coco-stuff-10k" else UNPUBLISHED
+        expected = NO_TEST.get(name, UNPUBLISHED)
         expected += f".*--submission {name}" if name in SUBMISSIONS else ""
         with pytest.raises(DataNotFound, match=expected):
             open_dataset(name, "test", tmp_path)

@@ -9,6 +9,7 @@ from featherseg.data.datasets.cityscapes import Cityscapes
 from featherseg.data.datasets.cityscapes_panoptic import CityscapesPanoptic
 from featherseg.data.datasets.coco_panoptic import CocoPanoptic
 from featherseg.data.datasets.coco_stuff import CocoStuff10k, CocoStuff164k
+from featherseg.data.datasets.comma10k import Comma10k
 from featherseg.data.datasets.pascal_context import PascalContext, PascalContext60
 from featherseg.data.images.pairs import NamedData
 from featherseg.data.shapes import Shapes
@@ -20,6 +21,7 @@ DATASETS: Catalogue[type[NamedData] | type[Shapes]] = Catalogue(
         "camvid": CamVid,
         "cityscapes": Cityscapes,
         "bdd100k": BDD100K,
+        "comma10k": Comma10k,
         "ade20k": ADE20K,
         "coco-stuff-10k": CocoStuff10k,
         "coco-stuff-164k": CocoStuff164k,
