@@ -70,8 +70,13 @@ TARGET static void CLONE(pick)(const float *above, const float *below, float sha
             const float *a = above + (ptrdiff_t)k * width + j, *b = below + (ptrdiff_t)k * width + j;
             for (int l = 0; l < WIDE; l++) {
                 float value = a[l] * keep + b[l] * share;
+#ifdef __aarch64__ /* NEON selects in one instruction, x86-64 takes the larger of two in one */
+                int32_t later = -(int32_t)(value > best[l]);
+                which[l] = (k & later) | (which[l] & ~later);
+#else
                 int32_t later = -(int32_t)(value > best[l]) & k;
                 which[l] = later > which[l] ? later : which[l];
+#endif
                 best[l] = value > best[l] ? value : best[l];
             }
         }

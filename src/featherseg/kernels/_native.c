@@ -120,28 +120,31 @@ static void set_tile(Tile *t, const Axis *columns, int start) {
     }
 }
 
-/* Write a tile's classes to their place in the output line of `length` columns. */
-static void place(const Tile *t, const uint8_t *mask, int start, uint8_t *line, int length) {
+/* Write a tile's classes to their place in the output line of `length` columns. Bytes may alias
+   anything: `restrict` and a copy of the steps let compilers interleave with vectors. */
+static void place(const Tile *t, const uint8_t *restrict mask, int start, uint8_t *restrict line,
+                  int length) {
+    const int steps = t->steps;
     if (!t->period) {
         int count = length - start < t->width ? length - start : t->width;
         memcpy(line + start, mask, count);
         return;
     }
     int64_t first = (int64_t)start * t->period;
-    if (t->period == 4 && first + 4 * t->steps <= length) {
-        for (int i = 0; i < t->steps; i++)
-            for (int p = 0; p < 4; p++) line[first + 4 * i + p] = mask[p * t->steps + i];
+    if (t->period == 4 && first + 4 * steps <= length) {
+        for (int i = 0; i < steps; i++)
+            for (int p = 0; p < 4; p++) line[first + 4 * i + p] = mask[p * steps + i];
         return;
     }
-    if (t->period == 8 && first + 8 * t->steps <= length) {
-        for (int i = 0; i < t->steps; i++)
-            for (int p = 0; p < 8; p++) line[first + 8 * i + p] = mask[p * t->steps + i];
+    if (t->period == 8 && first + 8 * steps <= length) {
+        for (int i = 0; i < steps; i++)
+            for (int p = 0; p < 8; p++) line[first + 8 * i + p] = mask[p * steps + i];
         return;
     }
     for (int p = 0; p < t->period; p++)
-        for (int i = 0; i < t->steps; i++) {
+        for (int i = 0; i < steps; i++) {
             int64_t x = first + (int64_t)t->period * i + p;
-            if (x < length) line[x] = mask[p * t->steps + i];
+            if (x < length) line[x] = mask[p * steps + i];
         }
 }
 
@@ -303,8 +306,8 @@ static PyObject *upsample_argmax(PyObject *Py_UNUSED(self), PyObject *arguments)
 typedef struct {
     const uint8_t *truth, *prediction;
     Py_ssize_t length;
-    int classes;
-    uint8_t ignored;
+    uint8_t ignored, highest, last; /* highest = classes - 1, last = side - 1: computed where they
+                                       are used, clang would compare them as ints */
 } Labels;
 
 /* Eight tables take turns, so that equal neighbours do not wait for each other's sum; GAP keeps
@@ -315,7 +318,7 @@ enum { LANES = 8, GAP = 16, STRETCH = 4096 };
    label has a byte that is neither a class nor ignored. */
 static uint8_t find_places(const Labels *labels, Py_ssize_t start, int count, int side, uint16_t *places) {
     const uint8_t *truth = labels->truth + start, *prediction = labels->prediction + start;
-    const uint8_t last = (uint8_t)(side - 1), highest = (uint8_t)(labels->classes - 1), ignored = labels->ignored;
+    const uint8_t last = labels->last, highest = labels->highest, ignored = labels->ignored;
     uint8_t outside = 0;
     for (int i = 0; i < count; i++) {
         uint8_t a = truth[i] < last ? truth[i] : last, b = prediction[i] < last ? prediction[i] : last;
@@ -368,7 +371,8 @@ static PyObject *joint_counts(PyObject *Py_UNUSED(self), PyObject *arguments) {
         counts.len != (Py_ssize_t)sizeof(int64_t) * side * side || (uintptr_t)counts.buf % sizeof(int64_t)) {
         PyErr_SetString(PyExc_ValueError, "labels, counts and classes do not fit together");
     } else {
-        Labels labels = {truth.buf, prediction.buf, truth.len, classes, (uint8_t)ignored};
+        Labels labels = {truth.buf,        prediction.buf,         truth.len,
+                         (uint8_t)ignored, (uint8_t)(classes - 1), (uint8_t)(side - 1)};
         Py_BEGIN_ALLOW_THREADS
         found = count_pairs(&labels, side, counts.buf);
         Py_END_ALLOW_THREADS
