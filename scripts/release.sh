@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# dist/: the sdist, and from it a compiled wheel (stable ABI: one for every Python from 3.11 on) and a pure one; checked,
-# and used in environments that have neither compiler nor checkout. Run through `make release`. Nothing is uploaded:
-# `twine upload dist/*` does that. BARE names the Pythons that the wheels are used under, "none" for none.
+# dist/: the sdist, and from it a compiled wheel (stable ABI: one for every Python from 3.11 on), on Linux on x86-64 one for
+# ARM too, and a pure one; checked, and used in environments that have neither compiler nor checkout (`make test-aarch64`
+# uses the one for ARM). Run through `make release`. Nothing is uploaded: `twine upload dist/*` does that. BARE names the
+# Pythons that the wheels are used under, "none" for none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 BARE=${BARE:-python3}
@@ -24,20 +25,22 @@ SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH
 rm -rf dist build/release
 python -m build --sdist >/dev/null 2>&1
-python -m pip wheel -q --no-deps -w build/release dist/*.tar.gz
-compiled=$(echo build/release/*.whl)
-[[ $compiled != *none-any* ]] || fail "no C compiler worked, so there is no compiled wheel. Install gcc or clang."
-if [ "$(uname)" = Linux ]; then # the registry takes only wheels that say which systems they run on
-    auditwheel repair -w dist "$compiled" >/dev/null
-else
-    cp "$compiled" dist
-fi
+LDFLAGS=-s python -m pip wheel -q --no-deps -w build/release dist/*.tar.gz
+[ "$(uname -sm)" != "Linux x86_64" ] || scripts/wheel_aarch64.sh dist/*.tar.gz build/release
+[[ $(echo build/release/*) != *none-any* ]] || fail "no C compiler worked, so there is no compiled wheel. Install gcc or clang."
+for compiled in build/release/*.whl; do
+    if [ "$(uname)" = Linux ]; then # the registry takes only wheels that say which systems they run on
+        auditwheel repair -w dist "$compiled" >/dev/null
+    else
+        cp "$compiled" dist
+    fi
+done
 CC=/bin/false python -m pip wheel -q --no-deps -w dist dist/*.tar.gz
 ls dist/*-py3-none-any.whl >/dev/null || fail "the pure wheel was compiled all the same: CC does not choose the compiler here."
 twine check --strict dist/*
 
 for python in ${BARE/none/}; do
-    for wheel in dist/*.whl; do
+    for wheel in dist/*-{none-any,*"$(uname -m)"}.whl; do
         scripts/bare.sh "$wheel" "$python"
     done
 done

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -18,9 +19,8 @@ PACKAGE = ROOT / "src/featherseg"
 BUILD = ["-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "--no-index"]
 
 
-def build(folder: Path, compiler: str | None) -> tuple[Path, str]:
-    """Build a wheel of a copy of the repository by `compiler` (default: the system's); and log."""
-    pytest.importorskip("setuptools")
+def copy_source(folder: Path) -> Path:
+    """Return a copy of what a wheel is built from, without what was built."""
     source = folder / "source"
     for name in ("src", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         if (ROOT / name).is_dir():
@@ -28,6 +28,13 @@ def build(folder: Path, compiler: str | None) -> tuple[Path, str]:
             shutil.copytree(ROOT / name, source / name, ignore=ignored)
         else:
             shutil.copy(ROOT / name, source / name)
+    return source
+
+
+def build(folder: Path, compiler: str | None) -> tuple[Path, str]:
+    """Build a wheel of a copy of the repository by `compiler` (default: the system's); and log."""
+    pytest.importorskip("setuptools")
+    source = copy_source(folder)
     environment = {**os.environ, **({"CC": compiler} if compiler else {})}
     command = [sys.executable, *BUILD, "-w", str(folder / "wheels"), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -106,6 +113,28 @@ def test_a_wheel_built_with_a_compiler_is_named_for_its_machine(tmp_path):
     wheel, said = build(tmp_path, None)
     assert "NO C COMPILER" not in said
     assert "-none-any" not in wheel.name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="releases are made on Linux")
+def test_the_wheel_for_arm_is_stripped_and_runs_on_every_linux_since_2014(tmp_path):
+    pytest.importorskip("ziglang")
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    if not headers.is_file():
+        pytest.skip("needs Python's headers")
+    source = copy_source(tmp_path)
+    script = ["bash", ROOT / "scripts/wheel_aarch64.sh", source, tmp_path]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run([*script, "--no-build-isolation", "--no-index"], check=True, env=environment)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("-cp311-abi3-linux_aarch64.whl")
+    show = [sys.executable, "-m", "auditwheel", "show", wheel]
+    said = subprocess.run(show, capture_output=True, text=True, check=True).stdout
+    assert '"manylinux_2_17_aarch64"' in said
+    elf = zipfile.ZipFile(wheel).read("featherseg/kernels/_native.abi3.so")
+    assert elf[:4] == b"\x7fELF"
+    assert int.from_bytes(elf[18:20], "little") == 183  # the ELF machine AArch64
+    assert b".symtab" not in elf
 
 
 def test_what_ships_may_be_shipped_and_says_what_it_is():

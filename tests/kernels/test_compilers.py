@@ -20,29 +20,17 @@ except ImportError:
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(Path(library.__file__).parent.glob("*.c"))
 
-SETTINGS = """
-#ifndef Py_PYCONFIG_H
-#define Py_PYCONFIG_H
-#define SIZEOF_LONG __SIZEOF_LONG__
-#define SIZEOF_LONG_LONG __SIZEOF_LONG_LONG__
-#define SIZEOF_SIZE_T __SIZEOF_SIZE_T__
-#define SIZEOF_VOID_P __SIZEOF_POINTER__
-#define SIZEOF_WCHAR_T __SIZEOF_WCHAR_T__
-#endif
-"""
-"""A pyconfig.h for any system. Python's own is made for one: Linux's asks for sys/select.h."""
-
 
 @pytest.fixture(scope="module")
 def headers(tmp_path_factory) -> Path:
-    """A folder with Python's headers, and SETTINGS as pyconfig.h."""
+    """A folder with Python's headers, and a pyconfig.h for any system."""
     installed, folder = Path(sysconfig.get_path("include")), tmp_path_factory.mktemp("headers")
     if not (installed / "Python.h").is_file():
         pytest.skip("needs Python's headers")
     for path in installed.iterdir():
         if path.name != "pyconfig.h":
             (folder / path.name).symlink_to(path)
-    (folder / "pyconfig.h").write_text(SETTINGS)
+    (folder / "pyconfig.h").symlink_to(ROOT / "scripts/pyconfig.h")
     return folder
 
 
