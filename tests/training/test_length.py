@@ -17,7 +17,7 @@ from featherseg.evaluation.ground_truth import GroundTruth
 from featherseg.models import build
 from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.runs.run import load_run
-from featherseg.training import Request, timing, train
+from featherseg.training import Request, job, timing, train
 from featherseg.training.batches import UNIFORM
 from featherseg.training.objects import Objects
 from featherseg.training.resolve import (
@@ -25,8 +25,10 @@ from featherseg.training.resolve import (
     DataFacts,
     Facts,
     MachineFacts,
+    Speed,
     count_steps,
     describe_length,
+    latest_end,
     resolve,
 )
 
@@ -278,6 +280,20 @@ def test_a_training_ends_with_the_step_that_is_called_its_last(tmp_path):
     run = train(request, tmp_path / "run", told := Silent())
     assert (told.steps, asked) == ([1, 2], [1, 2])
     assert run.metrics()[2]["val_miou"] is not None
+
+
+def test_minutes_end_a_training_whose_steps_take_longer_than_they_did(tmp_path, monkeypatch):
+    speed, model = Speed(1.0, 4.0, 20.0), read_recipe("efficientvit-seg-b0")
+    limited = parse_recipe(model, ["train.minutes=2"])
+    assert latest_end(limited, speed, 1000.0) == 1000 + 120 - ENDING_SECONDS - 12
+    assert latest_end(parse_recipe(model, []), speed, 1000.0) is None
+
+    monkeypatch.setattr(job, "latest_end", lambda *args: time.monotonic())
+    told = Silent()
+    run = train(open_request("train.steps=5"), tmp_path / "run", told)
+    assert told.steps == [1]
+    assert any("the time is over after step 1 of 5, " in text for text in told.messages)
+    assert run.metrics()[1]["val_miou"] is not None
 
 
 def test_a_training_whose_time_is_over_ends_with_the_step_it_is_in(tmp_path):

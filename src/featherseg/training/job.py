@@ -52,6 +52,7 @@ from featherseg.training.resolve import (
     TrainingPlan,
     count_steps,
     emulation_warnings,
+    latest_end,
     length_messages,
     resolve,
     resolve_batch_size,
@@ -182,7 +183,8 @@ def _begin(request: Request, out: Path, on_message: OnMessage) -> Training:
     for message in length_messages(inputs.recipe, recipe, facts, share):
         on_message(message)
     warn_of_scores(recipe, inputs.val, record, on_message)
-    return begin_run(inputs, recipe, facts, record, out, memory_gb)
+    training = begin_run(inputs, recipe, facts, record, out, memory_gb)
+    return replace(training, ends=latest_end(recipe, speed, request.began))
 
 
 def _run(

@@ -79,7 +79,10 @@ class DataRecord:
 
 @dataclass(frozen=True)
 class Training:
-    """All that the steps of a training need: its run folder, its settings, the data, the model."""
+    """All that the steps of a training need: its run folder, its settings, the data, the model.
+
+    ends: When, by `time.monotonic`, the last step must be over; None: whenever it is.
+    """
 
     run: Run
     recipe: Recipe
@@ -91,6 +94,7 @@ class Training:
     validate_every: int
     sampling: Sampling = UNIFORM
     estimated_gb: float | None = None
+    ends: float | None = None
 
 
 def open_data(recipe: Recipe, objects: Objects) -> tuple[SegmentationData, SegmentationData]:

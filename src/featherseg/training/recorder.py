@@ -69,8 +69,8 @@ class Recorder(Checkpoint):
     ) -> None:
         self.run, self.val, self.settings, self.reporter = run, val, settings, reporter
         self.steps, self.every = steps, every
-        moment = math.inf if ends is None or callable(ends) else ends
-        self.is_last = ends if callable(ends) else lambda step: time.monotonic() >= moment
+        self.moment = math.inf if ends is None or callable(ends) else ends
+        self.is_last = ends if callable(ends) else lambda step: time.monotonic() >= self.moment
         self.best = -math.inf  # score
         self.stale = 0  # validations since the best one
         self.finished = False
@@ -134,6 +134,11 @@ class Recorder(Checkpoint):
         last = step == self.steps or self.is_last(step)
         # Rank 0 decides for all
         late, stop, last = trainer.strategy.broadcast((late, self.stop_requested, last))
+        if last and step < self.steps and now >= self.moment:
+            self.reporter.message(
+                f"the time is over after step {step} of {self.steps}, which took longer than when "
+                "they were timed: its weights are scored and kept"
+            )
         validate = step % self.every == 0 or last
         save = validate or late or stop
         if save:

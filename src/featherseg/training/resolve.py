@@ -259,6 +259,17 @@ def seconds_to_train(minutes: float) -> float:
     return 60 * minutes * (1 - SPARE_SHARE) - ENDING_SECONDS
 
 
+def latest_end(recipe: Recipe, speed: Speed, began: float) -> float | None:
+    """Return when the last step of `train.minutes` must be over, on the clock of `began`.
+
+    Steps may take longer than when they were timed. After the last one come its validation, one
+    with other class weights, and the report's. None without minutes.
+    """
+    if not recipe.train.minutes or speed.validation_seconds is None:
+        return None
+    return began + 60 * recipe.train.minutes - ENDING_SECONDS - 3 * speed.validation_seconds
+
+
 def count_steps(recipe: Recipe, images: int) -> tuple[int, int]:
     """Return (total optimiser steps, steps between validations) for a resolved recipe."""
     settings = recipe.train

@@ -83,7 +83,7 @@ def run_training(
         recipe.train,
         steps=training.steps,
         every=training.validate_every,
-        ends=request.ends,
+        ends=training.ends if request.ends is None else request.ends,
         reporter=reporter,
     )
     trackers = [
