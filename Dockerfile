@@ -9,7 +9,7 @@ COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE constraints.txt ./
 COPY src src
 RUN python -m venv /opt/featherseg \
     && /opt/featherseg/bin/pip install --no-cache-dir -c constraints.txt \
-        --extra-index-url https://download.pytorch.org/whl/cpu '.[serve]'
+        --extra-index-url https://download.pytorch.org/whl/cpu '.[serve,torch]'
 
 FROM python:3.11-slim-bookworm
 COPY --from=build /opt/featherseg /opt/featherseg

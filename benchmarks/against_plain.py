@@ -64,7 +64,7 @@ from featherseg.evaluation.scoring import Scores, evaluate_predictions, number
 from featherseg.inference.masks import predict_mask
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import own_settings
-from featherseg.layers.resize import resized
+from featherseg.layers.sizes import resized
 from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.recipe.tables import TrainTable
 from featherseg.reports.record import log_evaluation

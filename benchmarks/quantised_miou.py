@@ -16,6 +16,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def seen_image(runtime: Runtime, data: SegmentationData) -> torch.Tensor:
         def __getattr__(self, name: str) -> Any:
             return getattr(runtime, name)
 
-        def __call__(self, images: torch.Tensor) -> Any:
+        def __call__(self, images: Any) -> Any:
             seen.append(images)
             return runtime(images)
 
@@ -120,7 +121,9 @@ def time_files(
     """Those very runtimes against the plain model."""
     images = seen_image(runtimes["model"], data)
     steps = {"plain eager": plain_step(run, images)}
-    steps |= {name: (lambda runtime=runtime: runtime(images)) for name, runtime in runtimes.items()}
+    for name, runtime in runtimes.items():
+        given_images = images if runtime.device else images.numpy()
+        steps[name] = partial(runtime, given_images)
     print(f"\none forward at {images.shape[2]}x{images.shape[3]}, {given.threads} threads")
     return paired.compare(steps, given.rounds, given.clock)
 

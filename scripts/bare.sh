@@ -4,7 +4,7 @@
 set -euo pipefail
 wheel=$(realpath "$1")
 python=${2:-python3}
-extras=${3:-serve}
+extras=${3:-serve,torch}
 scripts=$(realpath "$(dirname "$0")")
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from featherseg._version import __version__
-from featherseg.core.errors import FeathersegError, require
+from featherseg.core.errors import OF_TORCH, FeathersegError, missing_torch, require
 from featherseg.core.telemetry import switch_off
 
 switch_off()
@@ -101,8 +101,13 @@ def __getattr__(name: str) -> Any:
         require("lightning", "train", "featherseg.fit")
     if name == "serve":
         require("uvicorn", "serve", "featherseg.serve")
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    if name in _FOLDERS:
-        return import_module(f"featherseg.{name}")
+    try:
+        if name in _HOMES:
+            return getattr(import_module(_HOMES[name]), name)
+        if name in _FOLDERS:
+            return import_module(f"featherseg.{name}")
+    except ModuleNotFoundError as error:
+        if error.name in OF_TORCH:
+            raise missing_torch(f"featherseg.{name}", error.name) from error
+        raise
     raise AttributeError(f"module 'featherseg' has no attribute {name!r}")

@@ -361,7 +361,7 @@ def test_what_no_tool_can_show_is_refused_at_once(runtime, tmp_path):
 def test_probabilities_at_some_places_are_those_of_the_whole_image(runtime):
     image = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
     rows, columns = np.array([0, 3, 17, 36]), np.array([1, 2, 49])
-    whole = probabilities(runtime, image).numpy()
+    whole = probabilities(runtime, image)
     assert probabilities_at(runtime, image, rows, columns) == pytest.approx(
         whole[:, rows][:, :, columns], abs=1e-6
     )

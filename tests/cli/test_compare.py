@@ -34,7 +34,7 @@ from featherseg.costs.papers import Count
 from featherseg.data import open_dataset
 from featherseg.evaluation.bootstrap import Difference, Interval
 from featherseg.exporters import export
-from featherseg.recipe.tables import PanopticTable
+from featherseg.recipe.panoptic import PanopticTable
 from featherseg.runs.run import load_run, open_run, save_weights, write_info
 
 pytestmark = pytest.mark.usefixtures("quick_training")

@@ -39,7 +39,7 @@ def test_where_all_works_it_says_so_and_names_what_is_missing_with_its_command()
     assert json.loads(done.stdout)["healthy"] is True
     found = findings(done)
     assert found["featherseg"]["found"].startswith(__version__)
-    assert found["torch"]["found"].startswith(
+    assert found["extra [torch]/torch"]["found"].startswith(
         version("torch")
     )  # "2.13.0"; PyPI's build calls itself "2.13.0+cu130"
     assert found["cpu"]["found"].endswith("threads")
@@ -89,8 +89,10 @@ def test_an_old_torch_and_an_extra_in_a_version_that_cannot_be_used_are_broken(t
     pretend_installed(tmp_path, "onnxscript", "0.1")
     done = doctor("--json", path=tmp_path)
     assert done.returncode == 1
-    row = findings(done)["torch"]
-    (asked,) = (row.versions for row in requirements() if row.name == "torch")
+    row = findings(done)["extra [torch]/torch"]
+    (asked,) = (
+        row.versions for row in requirements() if (row.extra, row.name) == ("torch", "torch")
+    )
     assert (row["state"], row["remedy"]) == ("broken", f"pip install --upgrade 'torch{asked}'")
     assert row["found"] == f"2.9.1, but {asked} required"
     row = findings(done)["extra [export]/onnxscript"]

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 
 from featherseg import FeathersegError
-from featherseg.comparison.statistics import Speedup, speedup
+from featherseg.comparison.statistics import Speedup, speedup, student_factor
 
 STARTS, ROUNDS = 5, 4
 
@@ -81,3 +82,10 @@ def test_one_start_is_refused_as_it_does_not_know_its_spread():
         speedup(np.ones((1, 20)), np.ones((1, 20)))
     with pytest.raises(FeathersegError, match="expected pairs"):
         speedup(np.ones((5, 4)), np.ones((5, 3)))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.95, 0.9995])
+def test_student_s_factor_is_scipy_s_quantile(share):
+    for freedom in (1, 2, 3, 4, 5, 9, 30, 99):
+        expected = stdtrit(freedom, (1 + share) / 2)
+        assert student_factor(share, freedom) == pytest.approx(expected, rel=1e-9)

@@ -20,7 +20,7 @@ from featherseg.exporters import ExportSettings, export
 from featherseg.exporters.onnx import usage_lines
 from featherseg.inference.runtimes import open_file
 from featherseg.inference.runtimes.file_metadata import read_facts
-from featherseg.recipe.tables import PanopticTable
+from featherseg.recipe.panoptic import PanopticTable
 from featherseg.runs.run import open_run, save_weights, write_info
 
 pytestmark = pytest.mark.usefixtures("quick_export")

@@ -19,7 +19,7 @@ from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.runtimes.digest import model_digest
 from featherseg.inference.settings import InferenceSettings
-from featherseg.recipe.tables import PanopticTable
+from featherseg.recipe.panoptic import PanopticTable
 from featherseg.runs.run import STARTER
 
 

@@ -12,14 +12,20 @@ from featherseg import FeathersegError
 from featherseg.core.config import with_given
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import SegOutput
+from featherseg.inference import masks
 from featherseg.inference import test_time_augmentation as tta
-from featherseg.inference.masks import predict_mask, predict_masks, probabilities
+from featherseg.inference.masks import predict_mask, predict_masks
 from featherseg.inference.settings import InferenceSettings
 from featherseg.inference.sliding_window import windows
 from featherseg.inference.test_time_augmentation import resize_rows
 from featherseg.kernels import library
 from featherseg.layers.normalise import normalise
 from featherseg.layers.resize import resize, to_image
+
+
+def probabilities(*given) -> torch.Tensor:
+    """(K, H, W)."""
+    return torch.from_numpy(masks.probabilities(*given))
 
 
 def whole_logits(runtime, image) -> torch.Tensor:
@@ -263,21 +269,13 @@ def test_settings_say_what_they_are():
     )
 
 
-@pytest.mark.skipif(library._openmp() is None, reason="torch's threads are no GNU OpenMP's here")
 @pytest.mark.parametrize("own", [True, False])
-def test_a_model_with_threads_of_its_own_has_the_cores_to_itself(
-    make_runtime, image, monkeypatch, own
-):
-    runtime, seen, before = make_runtime(), [], torch.get_num_threads()
-    runtime.own_threads, forward = own, runtime.model.forward
-    monkeypatch.setattr(
-        runtime.model, "forward", lambda x: seen.append(torch.get_num_threads()) or forward(x)
+def test_kernels_beside_a_file_s_threads_sleep_and_others_are_torch_s(make_runtime, image, own):
+    runtime, seen = make_runtime(), []
+    runtime.own_threads, runtime.threads = own, 3
+    runtime.model.register_forward_hook(
+        lambda *_: seen.append((library.thread_count(), torch.get_num_threads()))
     )
-    torch.set_num_threads(2)
-    try:
-        masks = predict_mask(runtime, image), probabilities(runtime, image)
-    finally:
-        torch.set_num_threads(before)
-    assert seen == [1 if own else 2] * 2
-    runtime.own_threads = False
-    assert (masks[0] == predict_mask(runtime, image)).all()
+    before = torch.get_num_threads()
+    predict_mask(runtime, image)
+    assert seen == [(3, before if own else 3)]

@@ -14,7 +14,7 @@ from featherseg.core.types import ClassInfo
 from featherseg.inference import memory
 from featherseg.inference.memory import LiveBytes, peak_bytes, peak_bytes_per_pixel
 from featherseg.inference.runtimes.pytorch import TorchRuntime
-from featherseg.inference.tiling import PROCESS_BYTES
+from featherseg.inference.tiling import process_bytes
 
 CLASSES = tuple(ClassInfo(f"c{i}", (i, i, i)) for i in range(3))
 
@@ -117,7 +117,7 @@ print(1024 * int(peak), result.how)
     ("gigabytes", "how"), [(3.4, "whole"), (1.4, "tiles")]
 )  # beside the process itself
 def test_twelve_megapixels_stay_within_the_memory_that_was_allowed(gigabytes, how):
-    gigabytes += PROCESS_BYTES / 1e9
+    gigabytes += process_bytes() / 1e9
     command = [sys.executable, "-c", TWELVE_MEGAPIXELS, str(gigabytes)]
     done = subprocess.run(
         command,

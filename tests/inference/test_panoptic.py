@@ -10,7 +10,7 @@ from featherseg.data.panoptic.targets import panoptic_targets
 from featherseg.inference import panoptic
 from featherseg.inference.memory import LiveBytes
 from featherseg.inference.panoptic import find_centers, merge
-from featherseg.recipe.tables import PanopticTable
+from featherseg.recipe.panoptic import PanopticTable
 
 THINGS = {1, 3}  # classes; 0, 2 and 4 are stuff
 EVERYTHING = PanopticTable(stuff_area=0)
@@ -256,6 +256,19 @@ def test_three_hundred_instances_are_all_found_where_so_many_are_allowed():
     assert_valid(found, mask)
     assert len({*zip(found.ids.ravel().tolist(), numbers.ravel().tolist(), strict=True)}) == 300
     assert len(merge(*inputs, PanopticTable()).segments) == 200
+
+
+def test_arrays_give_what_tensors_give():
+    generator = torch.Generator().manual_seed(3)
+    mask = torch.randint(0, 5, (61, 83), generator=generator).to(torch.uint8).numpy()
+    centers = torch.rand(61, 83, generator=generator)
+    offsets = 9 * torch.randn(2, 61, 83, generator=generator)
+    settings = PanopticTable(threshold=0.9, kernel=5)
+    of_tensors = merge(mask, centers, offsets, THINGS, settings)
+    of_arrays = merge(mask, centers.numpy(), offsets.numpy(), THINGS, settings)
+    assert (of_arrays.ids == of_tensors.ids).all()
+    assert of_arrays.segments == of_tensors.segments
+    assert len(of_arrays.segments) > 50
 
 
 @pytest.mark.slow

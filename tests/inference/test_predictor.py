@@ -15,7 +15,7 @@ from featherseg.core.errors import ConfigError, DataError
 from featherseg.data.images.decoding import image_size, read_mask
 from featherseg.inference.masks import predict_mask
 from featherseg.inference.settings import InferenceSettings
-from featherseg.inference.tiling import PROCESS_BYTES
+from featherseg.inference.tiling import process_bytes
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_an_image_that_does_not_fit_is_cut_into_tiles_and_says_so(make_runtime):
     runtime.peak_bytes_per_pixel = 2000.0
     image = np.random.default_rng(2).integers(0, 256, (400, 700, 3)).astype(np.uint8)
     assert Predictor(runtime)(image).how == "whole"
-    result = Predictor(runtime, memory_gb=PROCESS_BYTES / 1e9 + 0.2)(image)
+    result = Predictor(runtime, memory_gb=process_bytes() / 1e9 + 0.2)(image)
     assert "tiles of" in result.how
     assert (result.mask == predict_mask(runtime, image)).mean() > 0.999
 
@@ -259,7 +259,7 @@ def test_scales_come_on_top_of_the_longest_side():
 @pytest.mark.parametrize("panoptic", [None, {}], ids=["classes", "objects"])
 def test_a_file_of_one_size_needs_memory_for_all_of_it_and_no_more(panoptic):
     runtime = ChannelsFile(fixed_size=(1000, 1200), peak_bytes_per_pixel=1000.0, panoptic=panoptic)
-    own = PROCESS_BYTES / 1e9
+    own = process_bytes() / 1e9
     needed = r"too little for an image of 1000x1200 .* at least (\d+\.\d) GB .*, "
     needed += "or export the model for smaller images"
     with pytest.raises(ConfigError, match=needed) as found:

@@ -6,9 +6,9 @@ import pytest
 
 from featherseg import FeathersegError
 from featherseg.inference.settings import InferenceSettings
-from featherseg.inference.tiling import MARGIN, PROCESS_BYTES, plan
+from featherseg.inference.tiling import MARGIN, plan, process_bytes
 
-OWN = PROCESS_BYTES / 1e9
+OWN = process_bytes() / 1e9
 
 
 @dataclass
@@ -57,7 +57,7 @@ def test_a_smaller_budget_gives_tiles_that_fit_it():
     found = plan(Costs(), (3000, 4000), InferenceSettings(), 2.0)
     height, width = found.inference.window
     assert "tiles of" in found.how
-    assert PROCESS_BYTES + MARGIN * 250 * height * width <= 2e9
+    assert process_bytes() + MARGIN * 250 * height * width <= 2e9
     assert height * width > 1_000_000  # and are no smaller than need be
 
 

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 
@@ -71,38 +70,21 @@ def three_threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.skipif(library._openmp() is None, reason="torch's threads are no GNU OpenMP's here")
-def test_beside_another_library_torch_takes_one_thread_and_kernels_some_that_sleep(three_threads):
-    def elsewhere():
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(torch.get_num_threads).result()
-
-    meeting, seen = threading.Barrier(3, timeout=30), []
+def test_beside_another_library_kernels_take_threads_of_their_own_that_sleep(three_threads):
+    meeting, seen = threading.Barrier(2, timeout=30), []
 
     def piece():
         seen.append(threading.current_thread().name)
         meeting.wait()
 
-    with suppress(KeyError), library.beside_other_threads():
-        assert (torch.get_num_threads(), library.thread_count(), elsewhere()) == (1, 3, 3)
-        with library.beside_other_threads():
-            assert (torch.get_num_threads(), library.thread_count()) == (1, 3)
-        assert library.thread_count() == 3
-        library.run([piece] * 3, library.thread_count())
+    with suppress(KeyError), library.own_threads(2):
+        assert library.thread_count() == 2
+        with library.own_threads(5):
+            assert library.thread_count() == 5
+        library.run([piece] * 2, library.thread_count())
         raise KeyError
-    assert (torch.get_num_threads(), library.thread_count(), elsewhere()) == (3, 3, 3)
-    assert sum("ThreadPool" in name for name in seen) == 2
-
-
-def test_with_one_thread_or_others_than_openmp_s_nothing_changes(three_threads, monkeypatch):
-    monkeypatch.setattr(library, "_openmp", lambda: None)
-    library._set_openmp_threads.cache_clear()
-    with library.beside_other_threads():
-        assert (torch.get_num_threads(), library.thread_count()) == (3, 3)
-    library._set_openmp_threads.cache_clear()
-    torch.set_num_threads(1)
-    with library.beside_other_threads():
-        assert (torch.get_num_threads(), library.thread_count()) == (1, 1)
+    assert library.thread_count() == 3
+    assert sum("ThreadPool" in name for name in seen) == 1
 
 
 @pytest.mark.usefixtures("threads_of")

@@ -9,8 +9,9 @@ from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError, UnknownName
 from featherseg.data import DATASETS
 from featherseg.models import MODELS
+from featherseg.recipe.panoptic import PanopticTable
 from featherseg.recipe.reading import RecipeFile, parse_recipe, read_recipe, shipped_recipes
-from featherseg.recipe.tables import AugmentTable, DataTable, LossTable, PanopticTable, TrainTable
+from featherseg.recipe.tables import AugmentTable, DataTable, LossTable, TrainTable
 
 MINIMAL = RecipeFile(
     "mine", '[model]\nname = "frm-lite0"\n[data]\nname = "shapes"\n[train]\nepochs = 3\n'

@@ -26,7 +26,7 @@ from support.models.color_model import (
 from featherseg.core.errors import ConfigError
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.soft_output import SoftKind, save_soft
-from featherseg.inference.tiling import PROCESS_BYTES
+from featherseg.inference.tiling import process_bytes
 from featherseg.serving import service
 from featherseg.serving.models import Served
 from featherseg.serving.schema import BatchAnswer, MaskAnswer
@@ -207,7 +207,7 @@ def test_memory_that_holds_no_image_of_the_training_is_refused_before_the_first_
     predictor = color_predictor()
     predictor.runtime.image_size = (360, 480)
     start(Served("color", predictor))
-    predictor.memory_gb = PROCESS_BYTES / 1e9 + 0.01  # enough for images of 24x40
+    predictor.memory_gb = process_bytes() / 1e9 + 0.01  # enough for images of 24x40
     with pytest.raises(ConfigError, match="too little for an image of 360x480"):
         start(Served("color", predictor))
 

@@ -21,7 +21,7 @@ from featherseg import models
 from featherseg.core.errors import ConfigError
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes.pytorch import TorchRuntime
-from featherseg.inference.tiling import PROCESS_BYTES
+from featherseg.inference.tiling import process_bytes
 from featherseg.serving import lanes
 from featherseg.serving.encode import mask_png
 from featherseg.serving.lanes import LargeLane
@@ -196,7 +196,7 @@ def test_a_large_mask_is_that_of_predict_with_the_memory_of_the_lane(start, name
     """docs/formats.md: serve at M GB tiles a large image as predict at 0.6 M + 0.24 (CPU torch)."""
     torch.manual_seed(0)
     runtime = TorchRuntime(models.build(name, len(CLASSES)).eval(), CLASSES, device="cpu")
-    own = PROCESS_BYTES / 1e9
+    own = process_bytes() / 1e9
     memory_gb = own + 1.5 * runtime.peak_bytes_per_pixel * 416 * 640 / 1e9
     pixels = image(3, (416, 640))
     expected = Predictor(runtime, memory_gb=0.6 * memory_gb + 0.4 * own)(pixels)
@@ -253,4 +253,4 @@ def test_too_little_memory_for_the_one_size_of_a_file_is_said_before_anybody_sen
     with pytest.raises(
         ConfigError, match=r"GB of memory is too little for an image of 1100x2000.*with file\.xml"
     ):
-        start(Served("file", Predictor(runtime, memory_gb=PROCESS_BYTES / 1e9 + 1)))
+        start(Served("file", Predictor(runtime, memory_gb=process_bytes() / 1e9 + 1)))

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from support.models.color_model import encoded, image
 
-from featherseg.inference.tiling import PROCESS_BYTES
+from featherseg.inference.tiling import process_bytes
 
 RUN = Path(__file__).parents[2] / "weights" / "frm-lite0-camvid"
 SMALL = encoded(image(0, (360, 480)))
@@ -133,7 +133,7 @@ def starve(size: tuple[int, int], seconds: float, leave: float, *options: str) -
 # The quick test of the lanes, without a process, is tests/serving/test_lanes.py.
 @pytest.mark.slow
 def test_a_few_seconds_of_large_images_whose_senders_leave_keep_memory_and_small_images():
-    allowed = PROCESS_BYTES / 1e9 + 0.4
+    allowed = process_bytes() / 1e9 + 0.4
     wait, highest = starve((1500, 2000), 1, 0.5, "--memory-gb", str(allowed))
     assert wait < 15
     assert highest < allowed * 1e9

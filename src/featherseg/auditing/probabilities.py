@@ -4,11 +4,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from featherseg import models
 from featherseg.auditing.folds import FOLDS
 from featherseg.backbones.weights import find_pretrained
+from featherseg.core.arrays import like, softmax, to_numpy, without_gradients
 from featherseg.core.errors import ConfigError, WeightsError
 from featherseg.core.machine import pick_device
 from featherseg.core.types import ClassInfo, Progress, Sample, SegmentationData
@@ -54,7 +54,7 @@ class Subset:
         return self.data.label(self.indices[index])
 
 
-@torch.inference_mode()
+@without_gradients
 def probabilities_at(
     runtime: Runtime, image: np.ndarray, rows: np.ndarray, columns: np.ndarray
 ) -> np.ndarray:
@@ -68,10 +68,10 @@ def probabilities_at(
         passes = passes_over(runtime, image[None], settings)
         for start, scores in score_blocks(passes, image.shape[:2], settings):
             wanted = rows[(rows >= start) & (rows < start + scores.shape[2])] - start
-            block = scores[0][:, torch.from_numpy(wanted)]  # (K, rows, W)
-            block = block[:, :, torch.from_numpy(columns)]  # (K, rows, columns)
-            blocks.append((block.softmax(dim=0) if len(passes) == 1 else block).float().cpu())
-    return torch.cat(blocks, dim=1).numpy()
+            block = scores[:, :, like(wanted, scores)]  # (1, K, rows, W)
+            block = block[..., like(columns, scores)]  # (1, K, rows, columns)
+            blocks.append(to_numpy(softmax(block) if len(passes) == 1 else block)[0])
+    return np.concatenate(blocks, axis=1)
 
 
 def open_unseeing(

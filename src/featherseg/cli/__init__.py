@@ -23,7 +23,14 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from featherseg._version import __version__
-from featherseg.core.errors import ConfigError, FeathersegError, NoDataset, UntrustedFile
+from featherseg.core.errors import (
+    OF_TORCH,
+    ConfigError,
+    FeathersegError,
+    NoDataset,
+    UntrustedFile,
+    missing_torch,
+)
 from featherseg.core.machine import one_command
 from featherseg.core.storage import refuse_address
 from featherseg.core.wording import ESCAPES, visible
@@ -221,6 +228,10 @@ def _run() -> int:
         return _fail(f"{error.found} If you trust its origin, run:\n{again}")
     except FeathersegError as error:
         return _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name in OF_TORCH:
+            return _fail(str(missing_torch(f"`featherseg {sys.argv[1]}`", error.name)))
+        raise
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             return _fail(f"{error.strerror}: {error.filename}. Choose another location.")

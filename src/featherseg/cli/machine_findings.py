@@ -12,11 +12,13 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 from featherseg.core.installation import Finding
 
 SHARED_MEMORY = Path("/dev/shm")
+HAS_TORCH = find_spec("torch") is not None
 NOT_COMPILED = Path(__file__).parents[1] / "kernels/not_compiled.txt"
 """The compiler's first error, if compiling the extension failed: setup.py writes it."""
 
@@ -33,7 +35,7 @@ def system() -> list[Finding]:
     """Return all findings except those of the packages, in the order of printing."""
     return [
         finding
-        for section in (_machine, _devices, _kernels, _places, _shared_memory)
+        for section in (_machine, _devices, _kernels, _models, _disks, _shared_memory)
         for finding in _guarded(section)
     ]
 
@@ -63,6 +65,11 @@ def _machine() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
+    if not HAS_TORCH:
+        yield Finding(
+            "devices", "cpu", "exported files alone: they need no torch, but their runtime"
+        )
+        return
     import torch
 
     yield Finding("devices", "cpu", f"{torch.get_num_threads()} threads")
@@ -131,7 +138,9 @@ def _why_no_extension() -> str:
     return "it was not loaded"
 
 
-def _places() -> Iterator[Finding]:
+def _models() -> Iterator[Finding]:
+    if not HAS_TORCH:
+        return
     from featherseg.backbones.weights import PRETRAINED, weights_folder
     from featherseg.data.cache.prepared import cache_folders
     from featherseg.runs.run import runs_by_name
@@ -151,6 +160,9 @@ def _places() -> Iterator[Finding]:
     ]
     prepared = ", else ".join(caches) or "not read: FEATHERSEG_CACHE=off is set"
     yield Finding("places", "prepared data", prepared)
+
+
+def _disks() -> Iterator[Finding]:
     for name, path in (
         ("here", Path.cwd()),
         ("home", Path.home()),
@@ -175,7 +187,7 @@ def _disk(name: str, path: Path) -> Finding:
 
 def _shared_memory() -> Iterator[Finding]:
     """Loader workers pass batches through /dev/shm; containers often have 64 MiB of it."""
-    if not SHARED_MEMORY.is_dir():
+    if not SHARED_MEMORY.is_dir() or not HAS_TORCH:
         return
     from featherseg.recipe.reading import shipped_recipes
 

@@ -13,7 +13,7 @@ from featherseg.inference.memory import peak_bytes_per_pixel
 from featherseg.inference.optimize import optimize
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.precision import autocast_off
-from featherseg.recipe.tables import PanopticTable
+from featherseg.recipe.panoptic import PanopticTable
 
 EAGER, TUNED = "eager", "eager-tuned"
 """The two baselines: PyTorch as it is, and with two lines that a user may add."""

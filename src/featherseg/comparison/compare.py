@@ -51,7 +51,7 @@ from featherseg.evaluation.clusters import MIN_CLUSTERS, MIN_IMAGES, Sequences, 
 from featherseg.evaluation.scored_split import learned_from, refuse_as_test, times_scored
 from featherseg.evaluation.scoring import Scores, check_classes, evaluate
 from featherseg.inference.settings import InferenceSettings, check_panoptic, own_settings
-from featherseg.layers.resize import resize_factor, scaled_size
+from featherseg.layers.sizes import resize_factor, scaled_size
 from featherseg.reports.record import check_recordable, log_evaluation
 from featherseg.runs.run import DATA, Run, not_a_run
 

@@ -21,7 +21,7 @@ from featherseg.exporters.parity import perturb
 from featherseg.inference.runtimes import is_exported_file
 from featherseg.inference.runtimes.onnx import OnnxRuntime, open_session
 from featherseg.inference.runtimes.openvino import OpenvinoRuntime
-from featherseg.layers.resize import resized
+from featherseg.layers.sizes import resized
 from featherseg.runs.run import EXPORTS
 
 WARM_UP = 2

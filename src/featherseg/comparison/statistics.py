@@ -6,12 +6,13 @@ start share its processes and thus their memory addresses, pages and thread plac
 there are several starts, and why the interval is over starts.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from featherseg.core.errors import ConfigError
-from featherseg.evaluation.bootstrap import LEVEL, student_quantile
+from featherseg.evaluation.bootstrap import LEVEL
 
 REPLICATES = 2000
 """Bootstrap replicates of an interval."""
@@ -73,6 +74,28 @@ def speedup(
     logs, starts = np.log(baseline_ms / variant_ms), len(variant_ms)
     chosen = np.random.default_rng(seed).integers(starts, size=(REPLICATES, starts - 1))
     medians = np.median(logs[chosen].reshape(REPLICATES, -1), axis=1)
-    t = float(student_quantile(1 - (1 - LEVEL) / 2 / pairs, np.array([starts - 1.0]))[0])
+    t = student_factor(1 - (1 - LEVEL) / pairs, starts - 1)
     middle, reach = np.median(logs), t * medians.std()
     return Speedup(*np.exp([middle, middle - reach, middle + reach]).tolist())
+
+
+def student_factor(share: float, freedom: int) -> float:
+    """Return t for which `share` of Student's distribution lies within -t..t; without scipy.
+
+    The share is a finite sum over the angle atan(t / sqrt(freedom)) for whole degrees of freedom
+    (Abramowitz and Stegun, 26.7.3 and 26.7.4); the angle is bisected.
+    """
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        odd, term, total = freedom % 2, 1.0, 0.0
+        if odd:
+            term = math.cos(angle)
+        for k in range(odd, freedom - 1, 2):
+            total += term
+            term *= (k + 1) / (k + 2) * math.cos(angle) ** 2
+        within = total * math.sin(angle)
+        if odd:
+            within = (within + angle) * 2 / math.pi
+        low, high = (angle, high) if within < share else (low, angle)
+    return math.sqrt(freedom) * math.tan(low)

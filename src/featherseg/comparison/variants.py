@@ -15,7 +15,7 @@ from featherseg.core.types import ClassInfo, Size
 from featherseg.data.images.palettes import default_palette
 from featherseg.inference.runtimes import FILE_RUNTIMES, is_exported_file
 from featherseg.layers.model import SegmentationModel
-from featherseg.layers.resize import resized
+from featherseg.layers.sizes import resized
 from featherseg.runs.run import EXPORTS, RESOLVED, Run, open_run
 from featherseg.runs.run import find_run as path_of_run
 

@@ -9,6 +9,8 @@ the command runs. The process ends when its standard input ends. What libraries 
 standard error.
 """
 
+from __future__ import annotations
+
 import json
 import sys
 import time
@@ -17,32 +19,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
-import torch
 
-from featherseg import models
-from featherseg.comparison.builds import TORCH_BUILDS, BuildRuntime
-from featherseg.comparison.roofline import measure_limits
-from featherseg.comparison.variants import CATALOGUE_CLASSES, untrained_classes
 from featherseg.core.allocator import keep_freed_memory
+from featherseg.core.arrays import as_float, to_numpy, without_gradients
 from featherseg.core.config import SplitBy
 from featherseg.core.errors import FeathersegError
-from featherseg.core.machine import pick_device
 from featherseg.core.types import SegOutput, Size
 from featherseg.costs.latency import answers_alone, clocks, peak_memory, settle, warm_up
-from featherseg.data import open_dataset
 from featherseg.data.images.decoding import read_image
-from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.drawing import index_image, png_bytes
 from featherseg.inference.masks import threads_of
 from featherseg.inference.runtimes import Runtime, open_runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.inference.sliding_window import Window
-from featherseg.inference.test_time_augmentation import Pass, masks_of, native
+from featherseg.inference.test_time_augmentation import Pass, masks_of, native, on_device
 from featherseg.layers.resize import preprocess, to_image
-from featherseg.runs.run import load_run
+
+if TYPE_CHECKING:
+    import torch
+
+    from featherseg.comparison.builds import BuildRuntime
 
 MIB = 2**20
 
@@ -53,7 +52,7 @@ Answer = dict[str, Any]
 class Times:
     """Milliseconds of each stage of a pass, by the three clocks of `costs.latency.Clocks`."""
 
-    device: torch.device
+    device: torch.device | None
     wall: dict[str, float] = field(default_factory=dict)
     cpu: dict[str, float] = field(default_factory=dict)
     queue: dict[str, float] = field(default_factory=dict)
@@ -61,8 +60,11 @@ class Times:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time the block; on CUDA, events on the GPU measure the wall time of the forward."""
-        cuda = self.device.type == "cuda"
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if cuda else []
+        cuda, events = on_cuda(self.device), list[Any]()
+        if cuda:
+            import torch
+
+            events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
         with clocks(partial(wait, self.device)) as block:
             if cuda:
                 events[0].record()
@@ -89,17 +91,12 @@ class TimedModel:
         """Return image files as (B, H, W, C) uint8."""
         return np.stack([read_image(file, self.runtime.channels) for file in files])
 
-    def preprocess(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return normalised (B, C, h, w) float32, resized as the run was validated."""
-        runtime = self.runtime
-        return preprocess(
-            pixels.permute(0, 3, 1, 2), runtime.mean, runtime.std, runtime.test_resize
-        )
-
-    @torch.inference_mode()
+    @without_gradients
     def masks(self, out: SegOutput, size: Size) -> np.ndarray:
         """Return masks (B, *size) uint8 of logits, by torch if `usual_masks`, else as Predictor."""
         if self.usual_masks:
+            import torch
+
             return np.asarray(to_image(out, size).argmax(dim=1).to(torch.uint8).cpu().numpy())
         window = Window(0, 0, *size)
         return masks_of(
@@ -112,16 +109,17 @@ class TimedModel:
 
     def one_pass(self) -> tuple[Times, SegOutput, np.ndarray]:
         """Run every stage from image file to PNG; return times, output and masks (B, H, W)."""
-        times = Times(self.runtime.device)
+        runtime = self.runtime
+        times = Times(runtime.device)
         with times.stage("decode"):
             pixels = self.decode(self.files)
         with times.stage("to device"):
-            device_pixels = torch.from_numpy(pixels).to(self.runtime.device)
-        with threads_of(self.runtime):
-            with times.stage("preprocess"):
-                images = self.preprocess(device_pixels)
+            planes = on_device(runtime, pixels)  # (B, C, H, W)
+        with threads_of(runtime):
+            with times.stage("preprocess"):  # resized as the run was validated
+                images = preprocess(planes, runtime.mean, runtime.std, runtime.test_resize)
             with times.stage("forward"):
-                out = self.runtime(images)
+                out = runtime(images)
             with times.stage("upsample + argmax"):
                 masks = self.masks(out, pixels.shape[1:3])
         with times.stage("encode"):
@@ -142,7 +140,7 @@ class Worker:
 
         def forward_ms() -> float:
             times, _, _ = self.model.one_pass()
-            return (times.wall if times.device.type == "cuda" else times.cpu)["forward"]
+            return (times.wall if on_cuda(times.device) else times.cpu)["forward"]
 
         return {"first_ms": first.wall["forward"], "warm_up_ms": warm_up(forward_ms)}
 
@@ -154,8 +152,11 @@ class Worker:
 
     def memory(self) -> Answer:
         """Return peak memory of this process and of its GPU in MiB; None if unknown."""
-        device = self.model.runtime.device
-        gpu = torch.cuda.max_memory_allocated(device) / MIB if device.type == "cuda" else None
+        device, gpu = self.model.runtime.device, None
+        if on_cuda(device):
+            import torch
+
+            gpu = torch.cuda.max_memory_allocated(device) / MIB
         peak = peak_memory()
         return {"process_mib": None if peak is None else peak / MIB, "gpu_mib": gpu}
 
@@ -165,7 +166,7 @@ class Worker:
         for file in files:
             self.model.files = [Path(file)]
             _, out, mask = self.model.one_pass()
-            logits.append(out.logits.float().cpu().numpy())
+            logits.append(to_numpy(as_float(out.logits)))
             masks.append(mask)
         np.savez(to, logits=np.concatenate(logits), masks=np.concatenate(masks))
         return {}
@@ -174,6 +175,9 @@ class Worker:
         self, data: str, split: str, root: str | None, split_by: SplitBy | None, to: str
     ) -> Answer:
         """Return mIoU on a labelled split; write the counts of images, (N, 3, K), to an .npy."""
+        from featherseg.data import open_dataset
+        from featherseg.evaluation.scoring import evaluate
+
         dataset = open_dataset(data, split, Path(root) if root else None, split_by=split_by)
 
         def progress(doing: str, done: int, of: int | None) -> None:
@@ -194,25 +198,27 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
 
 
 def open_variant(
-    source: str, build: str | None, file: str | None, device: str
+    source: str, build: str | None, file: str | None, device: str, threads: int
 ) -> tuple[TimedModel, Answer]:
     """Open a build of a run or catalogue model, or an exported file; return it and its facts."""
     start = time.perf_counter()
     if file is not None:
         # The parent process checked the user's trust
-        runtime: Runtime = open_runtime(file, device, trust=True)
+        runtime: Runtime = open_runtime(file, device, threads, trust=True)
         usual_masks, precision = False, precision_of(file)
     else:
+        from featherseg.comparison.builds import TORCH_BUILDS
+
         assert build is not None
-        runtime = _torch_runtime(source, build, device)
+        runtime = _torch_runtime(source, build, device, threads)
         usual_masks, precision = TORCH_BUILDS[build].usual_masks, TORCH_BUILDS[build].precision
     return TimedModel(runtime, usual_masks), {
         "open_ms": 1000 * (time.perf_counter() - start),
         "classes": [info.name for info in runtime.classes],
         "channels": runtime.channels,
         "precision": precision,
-        "threads": torch.get_num_threads(),
-        "device": str(runtime.device),
+        "threads": threads,
+        "device": str(runtime.device or "cpu"),
     }
 
 
@@ -221,8 +227,17 @@ def precision_of(file: str) -> str:
     return next((p for p in ("int8", "bf16") if p in Path(file).name.split(".")), "fp32")
 
 
-def wait(device: torch.device) -> None:
+def on_cuda(device: torch.device | None) -> bool:
+    """Whether this is a CUDA device of torch."""
+    return device is not None and device.type == "cuda"
+
+
+def wait(device: torch.device | None) -> None:
     """Wait until a GPU has finished."""
+    if device is None or device.type == "cpu":
+        return
+    import torch
+
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -242,14 +257,12 @@ def serve(lines: Iterator[str], answers: TextIO) -> None:
         do = order.pop("do")
         try:
             if do == "open":
-                torch.set_num_threads(order.pop("threads"))
                 if order.pop("allocator"):
                     keep_freed_memory()
                 model, answer = open_variant(**order)
                 worker = Worker(model, send)
             elif do == "limits":
-                torch.set_num_threads(order.pop("threads"))
-                answer = measure_limits(pick_device(order["device"])).as_json()
+                answer = _limits(**order)
             else:
                 assert worker is not None
                 answer = COMMANDS[do](worker, **order)
@@ -260,7 +273,26 @@ def serve(lines: Iterator[str], answers: TextIO) -> None:
         send(answer)
 
 
-def _torch_runtime(source: str, build: str, device: str) -> BuildRuntime:
+def _limits(threads: int, device: str) -> Answer:
+    import torch
+
+    from featherseg.comparison.roofline import measure_limits
+    from featherseg.core.machine import pick_device
+
+    torch.set_num_threads(threads)
+    return measure_limits(pick_device(device)).as_json()
+
+
+def _torch_runtime(source: str, build: str, device: str, threads: int) -> BuildRuntime:
+    import torch
+
+    from featherseg import models
+    from featherseg.comparison.builds import TORCH_BUILDS, BuildRuntime
+    from featherseg.comparison.variants import CATALOGUE_CLASSES, untrained_classes
+    from featherseg.core.machine import pick_device
+    from featherseg.runs.run import load_run
+
+    torch.set_num_threads(threads)
     where = pick_device(device)
     if source in models.MODELS and not Path(source).exists():
         torch.manual_seed(0)

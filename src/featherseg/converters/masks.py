@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from featherseg.converters.pixel_rules import pillow_polygon
 from featherseg.converters.regions import Ring, rings
 from featherseg.converters.source import place_image
-from featherseg.core.errors import ConfigError, DataError, DataNotFound, NoDataset
+from featherseg.core.errors import ConfigError, DataError, DataNotFound, NoDataset, require
 from featherseg.core.files import numbered, unique_names
 from featherseg.core.types import IGNORE, ClassInfo, Color, SegmentationData, Size
 from featherseg.core.wording import counted, size_text
@@ -32,6 +31,12 @@ from featherseg.data.images.listing import IMAGE_SUFFIXES, images_in
 from featherseg.data.images.pairs import complete, plain_key, read_label
 from featherseg.data.images.palettes import CLASSES_KEY, default_palette
 from featherseg.data.panoptic.files import read_ids, read_panoptic_json
+
+
+def _ndimage() -> Any:
+    """Return scipy's operations on images, which labels without masks do without."""
+    return require("scipy.ndimage", "torch", "converting masks")
+
 
 PREDICTED = ("_mask.png", "_mask.tif")
 """Endings of the masks written by `featherseg predict`."""
@@ -91,9 +96,9 @@ class Part:
 
     def seamed_rings(self) -> list[Ring]:
         """Return one ring per connected piece; a seam leads to each of its holes and back."""
-        numbers, _ = ndimage.label(self.inside)
+        numbers, _ = _ndimage().label(self.inside)
         seamed = []
-        for number, box in enumerate(ndimage.find_objects(numbers), start=1):
+        for number, box in enumerate(_ndimage().find_objects(numbers), start=1):
             (exterior,), holes = rings(numbers[box] == number)
             ring = [*exterior, exterior[0]]
             for hole in holes:
@@ -351,7 +356,7 @@ def stacked_parts(image: MaskedImage, masks: Masks) -> list[tuple[Part, Ring]]:
         at_border = part.top == 0 or part.left == 0 or bottom == height or right == width
         if part.class_id != masks.background or not at_border:
             by_area.append(
-                (int(ndimage.binary_fill_holes(part.inside).sum()), part, _middles(part))
+                (int(_ndimage().binary_fill_holes(part.inside).sum()), part, _middles(part))
             )
     by_area.sort(key=lambda row: -row[0])
     return [(part, outline) for _, part, outline in by_area]
@@ -390,7 +395,7 @@ def _coarser(part: Part, outline: Ring, step: float, share: float) -> Ring | Non
     height, width = part.inside.shape
     moved = points[kept] - (part.left - 1, part.top - 1)
     top, left, inside = pillow_polygon(moved, (height + 2, width + 2))
-    changed = np.pad(ndimage.binary_fill_holes(part.inside), 1)
+    changed = np.pad(_ndimage().binary_fill_holes(part.inside), 1)
     changed[top : top + inside.shape[0], left : left + inside.shape[1]] ^= inside
     return [outline[place] for place in kept] if changed.sum() <= share else None
 
@@ -422,7 +427,7 @@ def _regions(image: MaskedImage, masks: Masks) -> Iterator[Part]:
     objects = np.zeros(image.mask.shape, np.int32) if image.objects is None else image.objects
     joined, codes = np.unique(image.mask.astype(np.int64) << 32 | objects, return_inverse=True)
     codes = codes.reshape(image.mask.shape).astype(np.int32)
-    for code, box in enumerate(ndimage.find_objects(codes + 1)):
+    for code, box in enumerate(_ndimage().find_objects(codes + 1)):
         class_id, number = int(joined[code]) >> 32, int(joined[code]) & 0xFFFFFFFF
         masks.has_ignored |= class_id == IGNORE
         thing = class_id != IGNORE and masks.classes[class_id].thing
@@ -441,8 +446,8 @@ def _regions(image: MaskedImage, masks: Masks) -> Iterator[Part]:
 
 def _pieces(part: Part) -> Iterator[Part]:
     """Yield the connected pieces of a part."""
-    numbers, count = ndimage.label(part.inside)
-    for number, box in enumerate(ndimage.find_objects(numbers), start=1):
+    numbers, count = _ndimage().label(part.inside)
+    for number, box in enumerate(_ndimage().find_objects(numbers), start=1):
         inside = part.inside if count == 1 else numbers[box] == number
         yield replace(
             part, top=part.top + box[0].start, left=part.left + box[1].start, inside=inside

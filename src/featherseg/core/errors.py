@@ -158,6 +158,19 @@ def unknown(kind: str, name: str, known: Iterable[str], *, here: bool = False) -
     return UnknownName(f"unknown {kind} {name!r}.{did_you_mean(name, known, here=here)}")
 
 
+def missing_torch(purpose: str, package: str = "torch") -> MissingExtra:
+    """Return the error where a package of [torch], which exported files do without, is missing."""
+    return MissingExtra(
+        f"{purpose} needs the package {package!r}, which is not installed here. Install it with: "
+        "pip install 'featherseg[train]'\n"
+        "Exported files (model.onnx) need only: pip install 'featherseg[runtime]'"
+    )
+
+
+OF_TORCH = ("torch", "scipy")
+"""The packages of the extra [torch]."""
+
+
 def require_installed(package: str, extra: str, purpose: str) -> None:
     """Raise MissingExtra if an optional package is missing, without importing it."""
     if find_spec(package) is None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from featherseg._version import __version__
 
-PACKAGE, CORE = "featherseg", ""
+PACKAGE, CORE, TORCH = "featherseg", "", "torch"
 IMPORT_SECONDS = 180
 SYSTEM = f"{platform.system()} on {platform.machine()}"
 ELSEWHERE = "export on Linux on x86-64, and copy the file here"
@@ -190,12 +190,15 @@ def is_healthy(findings: Sequence[Finding]) -> bool:
 def installation(machine: str) -> list[Finding]:
     """Return findings on versions, core packages (each imported once), extras and the machine.
 
+    The packages of [torch] are imported too, if they are installed.
+
     machine: the module that prints its findings as JSON, one a line, when run. It runs in the
-    process that imported the core packages, so that torch is imported once.
+    process that imported these packages, so that torch is imported once.
     """
     required = requirements()
     core = [row for row in required if row.extra == CORE]
-    modules = [row.module for row in core if row.found] or ["torch", "numpy"]
+    imported = [row for row in required if row.extra in (CORE, TORCH)]
+    modules = [row.module for row in imported if row.found] or ["torch", "numpy"]
     faults, rows = import_faults(modules, last=machine)
     findings = [*_versions(), *(_core_package(row, faults.get(row.module)) for row in core)]
     if not required:
@@ -208,7 +211,9 @@ def installation(machine: str) -> list[Finding]:
         found = f"is not installed, but runs from a folder; {tried}"
         findings.append(Finding("core", PACKAGE, found, state, "pip install -e . in its checkout"))
     extras = [row for row in required if row.extra != CORE]
-    findings += [_package(row, _section(row.extra), f"'{PACKAGE}[{row.extra}]'") for row in extras]
+    for row in extras:
+        finding = _package(row, _section(row.extra), f"'{PACKAGE}[{row.extra}]'")
+        findings.append(_imported(finding, row, faults.get(row.module)))
     if faults or not rows:
         return [*findings, Finding("machine", "the rest", "not checked: the core does not work")]
     return findings + [Finding(**row) for row in rows]
@@ -243,9 +248,14 @@ def _core_package(row: Requirement, fault: str | None) -> Finding:
     finding = _package(row, "core", f"'{row.name}{row.versions}'")
     if finding.state == "missing":
         return Finding("core", row.name, finding.found, "broken", finding.remedy)
+    return _imported(finding, row, fault)
+
+
+def _imported(finding: Finding, row: Requirement, fault: str | None) -> Finding:
+    """Return a finding, or that the package cannot be imported."""
     if fault and finding.state == "ok":
         found = f"{row.found}, but it cannot be imported: {fault}"
-        return Finding("core", row.name, found, "broken", reinstall(row.name))
+        return Finding(finding.section, row.name, found, "broken", reinstall(row.name))
     return finding
 
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -153,11 +154,19 @@ def _lines(path: Path) -> list[str]:
         return []
 
 
+def torch_thread_count() -> int:
+    """Return torch's number of threads; if torch is not imported, the one it would have."""
+    if torch := sys.modules.get("torch"):
+        return int(torch.get_num_threads())
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if given.isdecimal() and int(given):
+        return int(given)
+    return min(psutil.cpu_count(logical=False) or usable_cores(), usable_cores())
+
+
 def default_threads() -> int:
     """Return the default number of threads of a model: torch's, at most one per usable core."""
-    import torch
-
-    return min(torch.get_num_threads(), usable_cores())
+    return min(torch_thread_count(), usable_cores())
 
 
 @contextmanager
@@ -235,7 +244,9 @@ def _version(package: str) -> str | None:
 
 
 def _gpus() -> list[dict[str, Any]]:
-    """Return name, memory, driver and clocks of every GPU that torch sees."""
+    """Return name, memory, driver and clocks of every GPU that torch sees; none without torch."""
+    if find_spec("torch") is None:
+        return []
     import torch
 
     names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]

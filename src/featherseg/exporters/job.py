@@ -13,8 +13,8 @@ from featherseg.inference.memory import peak_bytes_per_pixel
 from featherseg.inference.runtimes.file_metadata import FORMAT_VERSION, OUTPUTS
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.normalise import divisor
-from featherseg.layers.resize import resized
-from featherseg.recipe.tables import PanopticTable
+from featherseg.layers.sizes import resized
+from featherseg.recipe.panoptic import PanopticTable
 
 DEFAULT_SIZE = (512, 1024)
 """Image size (height, width) if the training size is unknown."""

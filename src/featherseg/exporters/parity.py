@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from featherseg.core.types import SegOutput
 from featherseg.core.wording import finite
 from featherseg.exporters.job import Facts
 from featherseg.exporters.masks import mask_stages
@@ -199,7 +200,9 @@ def _compare(
     row = partial(ParityRow, batch, height, width, quantised=quantised)
     try:
         output: Any = (
-            torch.from_numpy(runtime.run(images.numpy())[0]) if runtime.masks else runtime(images)
+            torch.from_numpy(runtime.run(images.numpy())[0])
+            if runtime.masks
+            else as_tensors(runtime(images.numpy()))
         )
     except Exception:  # each runtime raises its own kinds: it cannot run the file at this size
         return row(*NOTHING_ALIKE)
@@ -222,6 +225,13 @@ def _compare(
         same,
         min(signal_to_noise_db(a, b) for a, b in zip(theirs, ours, strict=True)),
     )
+
+
+def as_tensors(out: SegOutput) -> SegOutput:
+    """Return the output of an exported file as tensors."""
+    maps: dict[str, Any] = {name: getattr(out, name) for name in OUTPUTS}
+    tensors: Any = {name: torch.from_numpy(x) for name, x in maps.items() if x is not None}
+    return out._replace(**tensors)
 
 
 def _compare_masks(masks: Tensor, scores: Tensor) -> Figures:

@@ -57,7 +57,8 @@ from featherseg.fitting.halving import Milliseconds, keeps_limits, name_of
 from featherseg.fitting.page import write_page
 from featherseg.fitting.plan import read_plan
 from featherseg.layers.model import SegmentationModel, merge_paths
-from featherseg.layers.resize import padding, resize_factor, scaled_size
+from featherseg.layers.resize import padding
+from featherseg.layers.sizes import resize_factor, scaled_size
 from featherseg.recipe.tables import ImageSize
 
 FORMAT_VERSION = 1

@@ -14,7 +14,7 @@ from featherseg.costs.catalogue import counts
 from featherseg.data.datasets.statistics import choose_crop
 from featherseg.data.images.decoding import MAX_PIXELS
 from featherseg.fitting.halving import One, best_guesses, name_of
-from featherseg.layers.resize import resized
+from featherseg.layers.sizes import resized
 
 MODELS = (
     "frm-mobilenet-v2-light",

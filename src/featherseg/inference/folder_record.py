@@ -63,7 +63,7 @@ def settings_of(predictor: Predictor, **files: Any) -> Settings:
     runtime = predictor.runtime
     settings = {
         "model": {"name": runtime.name, "sha256": model_digest(runtime)},
-        "device": str(runtime.device),
+        "device": str(runtime.device or "cpu"),
         "inference": asdict(predictor.inference),
         "batch": predictor.batch,
         "memory_gb": predictor.memory_gb,

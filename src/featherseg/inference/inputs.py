@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
+from featherseg.core.arrays import is_tensor
 from featherseg.core.errors import DataError, FeathersegError
 from featherseg.core.storage import MOST_BYTES, StoredFile, is_remote, refuse_address
 from featherseg.core.wording import counted, size_text
@@ -130,7 +129,7 @@ def read_input(x: Any, channels: int) -> InputImage:
         pixels, name = _from_pil(x, channels), Path(getattr(x, "filename", "") or "image").stem
     elif isinstance(x, np.ndarray):
         pixels, name = x, "image"
-    elif isinstance(x, Tensor):
+    elif is_tensor(x):
         pixels, name = _from_tensor(x, channels), "image"
     else:
         raise DataError(f"an image of type {type(x).__name__} is not supported. Expected {KNOWN}.")
@@ -174,8 +173,10 @@ def _from_pil(image: Image.Image, channels: int) -> np.ndarray:
     return pixels if pixels.ndim == 3 else pixels[:, :, None]  # (H, W, C)
 
 
-def _from_tensor(tensor: Tensor, channels: int) -> np.ndarray:
+def _from_tensor(tensor: Any, channels: int) -> np.ndarray:
     """Return a tensor (C, H, W) as (H, W, C); floats are 0..1, as torchvision gives them."""
+    import torch
+
     if tensor.is_nested or tensor.is_meta or tensor.layout != torch.strided:
         raise DataError(
             f"a {tensor.type()} has no plain pixels: expected a dense ({channels}, H, W) tensor."

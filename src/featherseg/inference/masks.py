@@ -1,20 +1,20 @@
 """What a model predicts for images: the class of every pixel, objects, or class probabilities."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from featherseg.core.machine import torch_threads
+from featherseg.core.arrays import softmax, to_numpy, without_gradients
+from featherseg.core.machine import default_threads, torch_threads
 from featherseg.core.types import Size
 from featherseg.inference.panoptic import Panoptic, merge
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings, check_panoptic, own_settings
 from featherseg.inference.soft_output import SoftKind, agreeing, soft_output
 from featherseg.inference.test_time_augmentation import Pass, masks_of, passes_over, score_blocks
-from featherseg.kernels.library import beside_other_threads
+from featherseg.kernels.library import own_threads
 from featherseg.layers.resize import to_image
 
 
@@ -37,7 +37,7 @@ def predict_mask(
     return predict_masks(runtime, image[None], inference)[0]
 
 
-@torch.inference_mode()
+@without_gradients
 def predict_panoptic(
     runtime: Runtime, images: np.ndarray, inference: InferenceSettings | None = None
 ) -> list[tuple[np.ndarray, Panoptic]]:
@@ -68,7 +68,7 @@ def predict_panoptic(
         ]
 
 
-@torch.inference_mode()
+@without_gradients
 def predict_soft(
     runtime: Runtime, images: np.ndarray, inference: InferenceSettings, kind: SoftKind
 ) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -85,16 +85,15 @@ def predict_soft(
         soft = np.empty(shape, dtype=np.float16 if kind == "probabilities" else np.uint8)
         for start, block in probability_blocks(passes, size, inference):
             rows = slice(start, start + block.shape[2])
-            block_masks = torch.from_numpy(masks[:, rows]).to(block.device)
-            soft[..., rows, :] = soft_output(block, block_masks, kind).cpu().numpy()
+            soft[..., rows, :] = soft_output(block, masks[:, rows], kind)
     return list(zip(masks, soft, strict=True))
 
 
-@torch.inference_mode()
+@without_gradients
 def probabilities(
     runtime: Runtime, image: np.ndarray, inference: InferenceSettings | None = None
-) -> Tensor:
-    """Return class probabilities of one image (H, W, C) uint8 or uint16: (K, H, W) float32, CPU.
+) -> np.ndarray:
+    """Return class probabilities of one image (H, W, C) uint8 or uint16: (K, H, W) float32.
 
     In every pixel the class of `predict_mask` has the highest one.
     """
@@ -103,22 +102,26 @@ def probabilities(
         passes = passes_over(runtime, image[None], inference)
         mask = masks_of(passes, image.shape[:2], inference)
         blocks = [
-            block.cpu() for _, block in probability_blocks(passes, image.shape[:2], inference)
+            to_numpy(block) for _, block in probability_blocks(passes, image.shape[:2], inference)
         ]
-    return agreeing(torch.cat(blocks, dim=2), torch.from_numpy(mask))[0]  # (K, H, W)
+        return agreeing(np.concatenate(blocks, axis=2), mask)[0]  # (K, H, W)
 
 
 def probability_blocks(
     passes: list[Pass], size: Size, inference: InferenceSettings
-) -> Iterator[tuple[int, Tensor]]:
+) -> Iterator[tuple[int, Any]]:
     """Yield (first row, probabilities (B, K, rows, W) float32) from top to bottom."""
     for start, scores in score_blocks(passes, size, inference):
-        yield start, scores if len(passes) > 1 else scores.softmax(dim=1)
+        yield start, scores if len(passes) > 1 else softmax(scores)
 
 
 @contextmanager
 def threads_of(runtime: Runtime) -> Iterator[None]:
-    """Let torch use the runtime's threads in the block; one if the model has threads of its own."""
-    beside = beside_other_threads if getattr(runtime, "own_threads", False) else nullcontext
-    with torch_threads(getattr(runtime, "threads", None)), beside():
-        yield
+    """Let the work around a model use the runtime's threads: torch's, or a file's own."""
+    threads: int | None = getattr(runtime, "threads", None)
+    if getattr(runtime, "own_threads", False):
+        with own_threads(threads or default_threads()):
+            yield
+    else:
+        with torch_threads(threads):
+            yield

@@ -10,12 +10,10 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
+from featherseg.core.arrays import Array, like, to_numpy, without_gradients
 from featherseg.core.types import IGNORE
-from featherseg.recipe.tables import PanopticTable
+from featherseg.recipe.panoptic import PanopticTable
 
 CHUNK_BYTES = 4 * 2**20
 """Most bytes of a block of distances, pixels x centres in float32; three exist at a time."""
@@ -32,11 +30,11 @@ class Panoptic(NamedTuple):
     segments: list[dict[str, Any]]
 
 
-@torch.inference_mode()
+@without_gradients
 def merge(
     mask: np.ndarray,
-    centers: Tensor,
-    offsets: Tensor,
+    centers: Array,
+    offsets: Array,
     things: Collection[int],
     settings: PanopticTable,
 ) -> Panoptic:
@@ -47,15 +45,14 @@ def merge(
 
     Args:
         mask: (H, W) uint8 class ids, 255 = void.
-        centers: (H, W), the centre map.
-        offsets: (2, H, W), (dy, dx) in pixels, on the same device.
+        centers: (H, W), the centre map, an array or a tensor.
+        offsets: (2, H, W), (dy, dx) in pixels, as the centre map and on the same device.
         things: Ids of the classes with instances.
         settings: Thresholds.
     """
     of_thing = np.isin(np.arange(IGNORE + 1), list(things))  # (256,)
     positions, scores = find_centers(centers, settings)  # (K, 2), (K,)
-    on_thing = torch.from_numpy(of_thing[mask]).to(offsets.device)  # (H, W)
-    numbers = nearest_centers(on_thing, offsets, positions).cpu().numpy()  # (H, W): 1..K, 0 = none
+    numbers = nearest_centers(of_thing[mask], offsets, positions)  # (H, W): 1..K, 0 = none
     # Pixels of every class in every instance; the first row is for pixels of no instance
     votes = _count(numbers, mask, rows=len(scores) + 1)
 
@@ -75,36 +72,55 @@ def merge(
     return Panoptic(np.where(numbers > 0, instance_id[numbers], stuff_id[mask]), segments)
 
 
-def find_centers(heat: Tensor, settings: PanopticTable) -> tuple[Tensor, Tensor]:
+def find_centers(heat: Array, settings: PanopticTable) -> tuple[np.ndarray, np.ndarray]:
     """Return the `top_k` best local maxima of a centre map (H, W), best first.
 
     These are (row, column) (K, 2) int64, and values (K,). Ties: the upper, then the left one.
     """
-    k = settings.kernel
-    over_rows = F.max_pool2d(heat[None, None], (k, 1), stride=1, padding=(k // 2, 0))
-    highest = F.max_pool2d(over_rows, (1, k), stride=1, padding=(0, k // 2))[0, 0]  # (H, W)
+    highest = _highest_around(_highest_around(heat, settings.kernel).T, settings.kernel).T  # (H, W)
     # From top to bottom, left to right
-    positions = ((heat == highest) & (heat > settings.threshold)).nonzero()
-    values = heat[positions[:, 0], positions[:, 1]]
-    best = values.sort(descending=True, stable=True).indices[: settings.top_k]
+    is_center = to_numpy((heat == highest) & (heat > settings.threshold))
+    positions = np.argwhere(is_center)
+    values = to_numpy(heat[like(positions[:, 0], heat), like(positions[:, 1], heat)])
+    best = np.argsort(-values, kind="stable")[: settings.top_k]
     return positions[best], values[best]
 
 
-def nearest_centers(on_thing: Tensor, offsets: Tensor, positions: Tensor) -> Tensor:
+def _highest_around(heat: Array, kernel: int) -> Array:
+    """Return the highest value of `kernel` rows around each row of a map (H, W)."""
+    highest = heat + 0
+    for away in range(1, min(kernel // 2, len(heat) - 1) + 1):
+        for one, other in ((highest[away:], heat[:-away]), (highest[:-away], heat[away:])):
+            if isinstance(one, np.ndarray):
+                np.maximum(one, other, out=one)
+            else:
+                one.copy_(one.maximum(other))
+    return highest
+
+
+def nearest_centers(on_thing: np.ndarray, offsets: Array, positions: np.ndarray) -> np.ndarray:
     """Return the nearest centre of each pixel of things: (H, W) int32, 1..K, 0 elsewhere.
 
     Ties go to the first centre. on_thing (H, W) bool, offsets (2, H, W), positions (K, 2).
     """
-    numbers = torch.zeros(on_thing.shape, dtype=torch.int32, device=on_thing.device)
+    numbers = np.zeros(on_thing.shape, np.int32)
     if len(positions) == 0:
         return numbers
+    center_rows, center_columns = (
+        like(places.astype(np.float32), offsets) for places in positions.T
+    )  # (K,) each
     block = max(1, CHUNK_BYTES // (4 * len(positions) * on_thing.shape[1]))  # rows
     for first in range(0, len(on_thing), block):
-        rows, columns = on_thing[first : first + block].nonzero(as_tuple=True)  # (N,) each
-        rows = rows + first
-        dy = (offsets[0, rows, columns] + rows)[:, None] - positions[:, 0]  # (N, K)
-        dx = (offsets[1, rows, columns] + columns)[:, None] - positions[:, 1]
-        numbers[rows, columns] = dy.square_().add_(dx.square_()).argmin(dim=1).int() + 1
+        rows, columns = np.nonzero(on_thing[first : first + block])  # (N,) each
+        rows += first
+        row, column = like(rows, offsets), like(columns, offsets)
+        place = like(rows.astype(np.float32), offsets), like(columns.astype(np.float32), offsets)
+        dy = (offsets[0, row, column] + place[0])[:, None] - center_rows  # (N, K)
+        dx = (offsets[1, row, column] + place[1])[:, None] - center_columns
+        dy *= dy
+        dx *= dx
+        dy += dx
+        numbers[rows, columns] = to_numpy(dy.argmin(1)) + 1
     return numbers
 
 

@@ -40,15 +40,15 @@ from featherseg.inference.tiling import DEFAULT_GB
 from featherseg.inference.video.inputs import VideoInputs, check_targets, find_videos, masks_folder
 from featherseg.inference.video.parts import parts_folder
 from featherseg.inference.video.read import is_video
-from featherseg.runs.run import Run
 
 if TYPE_CHECKING:
     from featherseg.inference.video.camera import Recording
     from featherseg.inference.video.segmentation import VideoResult
+    from featherseg.runs.run import Run
 
 
 def predict(
-    model: Predictor | Run | Runtime | str | Path,
+    model: "Predictor | Run | Runtime | str | Path",
     inputs: Any,
     *,
     out: str | Path | None = None,
@@ -172,7 +172,7 @@ def predict(
 
 
 def open_predictor(
-    model: Predictor | Run | Runtime | str | Path, options: PredictorOptions
+    model: "Predictor | Run | Runtime | str | Path", options: PredictorOptions
 ) -> Predictor:
     """Return the model as a Predictor with these options.
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, overload
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
+from featherseg.core.arrays import is_tensor
 from featherseg.core.config import with_given
 from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.files import write_together
@@ -39,8 +39,10 @@ from featherseg.inference.settings import InferenceSettings, own_settings
 from featherseg.inference.sliding_window import windows
 from featherseg.inference.soft_output import SoftKind, check_soft
 from featherseg.inference.tiling import DEFAULT_GB, LARGEST_PASS, Budget, Plan, plan
-from featherseg.layers.resize import resize_factor, scaled_size
-from featherseg.runs.run import Run
+from featherseg.layers.sizes import resize_factor, scaled_size
+
+if TYPE_CHECKING:
+    from featherseg.runs.run import Run
 
 MOST_GB = 1_000_000
 """Most memory that may be asked for, in 10^9 bytes."""
@@ -48,7 +50,7 @@ MOST_GB = 1_000_000
 LIGHT_PIXELS, LIGHT_BYTES = 1_000_000, 60
 """Most pixels of a light image, and its bytes per pixel.
 
-PROCESS_BYTES has room to read or write one light image beside any other image.
+`tiling.process_bytes` has room to read or write one light image beside any other image.
 """
 
 KINDS = ("mask", "color", "overlay")
@@ -107,7 +109,7 @@ class Prediction:
 
         In every pixel the mask's class has the highest one.
         """
-        return probabilities(self.runtime, self.image, self.inference).numpy()
+        return probabilities(self.runtime, self.image, self.inference)
 
     def overlay(self, opacity: float = 0.5, *, legend: bool = False) -> Image.Image:
         """Return the image under the colours of its classes, with objects outlined and named.
@@ -224,7 +226,7 @@ class Predictor:
 
     def __init__(
         self,
-        run: Run | Runtime | str | Path,
+        run: "Run | Runtime | str | Path",
         device: str = "auto",
         batch: int = 1,
         *,
@@ -362,7 +364,7 @@ class Predictor:
             source = x if isinstance(x, EncodedImage) else Path(x)
             self.plan(image_size(source))  # a too large image is refused before it is decoded
         image = read_input(x, self.runtime.channels)
-        if copy and isinstance(x, np.ndarray | Tensor):
+        if copy and (isinstance(x, np.ndarray) or is_tensor(x)):
             return replace(image, pixels=image.pixels.copy())
         return image
 

@@ -6,7 +6,7 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.types import Resize, Size
 from featherseg.core.wording import size_text
 from featherseg.inference.runtimes import Runtime
-from featherseg.layers.resize import resize_factor
+from featherseg.layers.sizes import resize_factor
 
 LEAST_WINDOW = 32
 """Smallest side of a window in pixels."""

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from featherseg.core.types import Size
 
@@ -40,8 +39,8 @@ def _starts(length: int, window: int, overlap: float) -> list[int]:
     return [round(i * (length - window) / max(count - 1, 1)) for i in range(count)]
 
 
-def edge_weights(length: int, overlap: float, like: Tensor) -> Tensor:
+def edge_weights(length: int, overlap: float) -> np.ndarray:
     """Return weights (length,) that rise linearly from the edges over the overlap, 1 between."""
-    place = torch.arange(length, device=like.device, dtype=torch.float32) + 0.5
-    reach = max(1.0, length * overlap)
-    return (torch.minimum(place, length - place) / reach).clamp(max=1.0)
+    place = np.arange(length, dtype=np.float32) + np.float32(0.5)
+    reach = np.float32(max(1.0, length * overlap))
+    return np.minimum(np.minimum(place, length - place) / reach, np.float32(1))

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
+from featherseg.core.arrays import Array, as_float, as_half, highest, like, to_numpy
 from featherseg.core.errors import ConfigError
 from featherseg.core.files import write_atomic, write_bytes
 from featherseg.core.types import ClassInfo
 from featherseg.inference.drawing import png_bytes
 from featherseg.inference.runtimes import Runtime
+from featherseg.kernels.upsample import upsample_argmax
 
 SoftKind = Literal["probabilities", "confidence"]
 
@@ -35,34 +35,38 @@ def check_soft(runtime: Runtime) -> None:
         )
 
 
-def agreeing(probabilities: Tensor, mask: Tensor) -> Tensor:
+def agreeing(probabilities: Array, mask: np.ndarray) -> Array:
     """Change probabilities (B, K, H, W) in place: the class of the mask (B, H, W) gets the highest.
 
     Rounding may make two classes equal, or swap two that are nearly equal. The mask's class gets
     the next number above the highest, and the other class gets its value. Each changes by no more
     than that rounding.
     """
-    chosen = mask.long()[:, None]  # (B, 1, H, W)
-    highest = probabilities.float().argmax(dim=1, keepdim=True)  # in float16 it takes much longer
-    differ = highest != chosen
-    if differ.any():
-        of_highest, of_chosen = probabilities.gather(1, highest), probabilities.gather(1, chosen)
-        integers = torch.int16 if of_highest.dtype.itemsize == 2 else torch.int32
-        above = (of_highest.view(integers) + 1).view(of_highest.dtype)  # the next number
-        probabilities.scatter_(1, highest, torch.where(differ, of_chosen, of_highest))
-        probabilities.scatter_(1, chosen, torch.where(differ, above, of_chosen))
+    size = (probabilities.shape[2], probabilities.shape[3])
+    best = to_numpy(upsample_argmax(as_float(probabilities), size))  # in float16 it takes longer
+    image, row, column = np.nonzero(best != mask)  # few pixels
+    of_best, of_mask = (
+        tuple(
+            like(index, probabilities)
+            for index in (image, classes[image, row, column].astype(np.int64), row, column)
+        )
+        for classes in (best, mask)
+    )
+    values, lower = to_numpy(probabilities[of_best]), probabilities[of_mask]
+    probabilities[of_mask] = like(np.nextafter(values, values.dtype.type(np.inf)), probabilities)
+    probabilities[of_best] = lower
     return probabilities
 
 
-def soft_output(probabilities: Tensor, mask: Tensor, kind: SoftKind) -> Tensor:
+def soft_output(probabilities: Array, mask: np.ndarray, kind: SoftKind) -> np.ndarray:
     """Return probabilities (B, K, H, W) as float16, or round(255 p) of the mask's class as uint8.
 
     The mask's class has the highest probability in float16 too. The latter has shape (B, H, W).
     """
     if kind == "probabilities":
-        return agreeing(probabilities.half(), mask)
-    chosen = agreeing(probabilities, mask).gather(1, mask.long()[:, None])[:, 0]
-    return (chosen * 255).round().to(torch.uint8)
+        return to_numpy(agreeing(as_half(probabilities), mask))
+    chosen = highest(agreeing(probabilities, mask))  # (B, H, W)
+    return np.rint(to_numpy(chosen) * np.float32(255)).astype(np.uint8)
 
 
 def write_probabilities(

@@ -8,17 +8,23 @@ their size.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from featherseg.core.arrays import (
+    Array,
+    like,
+    mirrored,
+    softmax,
+    to_numpy,
+    without_gradients,
+)
 from featherseg.core.types import SegOutput, Size
 from featherseg.inference.runtimes import Runtime
-from featherseg.inference.runtimes.file_metadata import FileRuntime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.inference.sliding_window import Window, edge_weights, windows
-from featherseg.kernels import upsample_argmax
+from featherseg.kernels.upsample import upsample_argmax
 from featherseg.layers.normalise import normalise
 from featherseg.layers.resize import resize, scale_images, to_image
 
@@ -35,7 +41,7 @@ class Pass:
     flipped: bool
 
 
-@torch.inference_mode()
+@without_gradients
 def passes_over(runtime: Runtime, images: np.ndarray, inference: InferenceSettings) -> list[Pass]:
     """Run the model as `inference` says on images (B, H, W, C) uint8 or uint16."""
     size = (images.shape[1], images.shape[2])
@@ -45,18 +51,23 @@ def passes_over(runtime: Runtime, images: np.ndarray, inference: InferenceSettin
         crop = images[
             :, window.top : window.top + window.height, window.left : window.left + window.width
         ]
-        pixels = (
-            torch.from_numpy(np.array(crop, order="C")).to(runtime.device).permute(0, 3, 1, 2)
-        )  # (B, C, h, w)
-        if isinstance(runtime, FileRuntime):  # it takes planes, made fastest from bytes
-            pixels = pixels.contiguous()
-        pixels = normalise(pixels, runtime.mean, runtime.std, runtime.image_range)
+        planes = on_device(runtime, crop)  # (B, C, h, w)
+        pixels = normalise(planes, runtime.mean, runtime.std, runtime.image_range)
         for factor in inference.factors(size):
             scaled = scale_images(pixels, factor)  # (B, C, h * factor, w * factor)
             passes.append(Pass(window, native(runtime(scaled), window), flipped=False))
             if inference.flip:
-                passes.append(Pass(window, native(runtime(scaled.flip(3)), window), flipped=True))
+                passes.append(Pass(window, native(runtime(mirrored(scaled)), window), flipped=True))
     return passes
+
+
+def on_device(runtime: Runtime, images: np.ndarray) -> Any:
+    """Return images (B, H, W, C) as planes (B, C, H, W): an array, or a tensor on its device."""
+    if runtime.device is None:
+        return images.transpose(0, 3, 1, 2)
+    import torch
+
+    return torch.from_numpy(np.array(images, order="C")).to(runtime.device).permute(0, 3, 1, 2)
 
 
 def native(out: SegOutput, window: Window) -> SegOutput:
@@ -77,21 +88,22 @@ def masks_of(passes: list[Pass], size: Size, inference: InferenceSettings) -> np
     if len(passes) == 1:
         out = passes[0].out
         full = size if out.padded_size == out.image_size else out.padded_size
-        return upsample_argmax(out.logits, full, out.align_corners, crop=size).cpu().numpy()
+        return to_numpy(upsample_argmax(out.logits, full, out.align_corners, crop=size))
     masks = np.empty((len(passes[0].out.logits), *size), dtype=np.uint8)
     for start, scores in score_blocks(passes, size, inference):
         block = upsample_argmax(scores, (scores.shape[2], size[1]))  # (B, rows, W)
-        masks[:, start : start + block.shape[1]] = block.cpu().numpy()
+        masks[:, start : start + block.shape[1]] = to_numpy(block)
     return masks
 
 
-@torch.inference_mode()
+@without_gradients
 def score_blocks(
     passes: list[Pass], size: Size, inference: InferenceSettings
-) -> Iterator[tuple[int, Tensor]]:
+) -> Iterator[tuple[int, Any]]:
     """Yield (first row, scores (B, K, rows, W) float32) from top to bottom.
 
-    Scores are on the runtime's device: logits after one pass, mean probabilities after several.
+    Scores are arrays for a file, else tensors on the runtime's device: logits after one pass, mean
+    probabilities after several.
     """
     height, width = size
     batch, classes = passes[0].out.logits.shape[:2]
@@ -104,7 +116,7 @@ def score_blocks(
             yield start, _blend(passes, start, stop, width, inference.overlap)
 
 
-def _rows(run: Pass, start: int, stop: int) -> Tensor:
+def _rows(run: Pass, start: int, stop: int) -> Any:
     """Return rows start..stop of `to_image(out, window)`: (B, K, stop - start, w)."""
     out, size = run.out, (run.window.height, run.window.width)
     full = size if out.padded_size == out.image_size else out.padded_size
@@ -114,42 +126,40 @@ def _rows(run: Pass, start: int, stop: int) -> Tensor:
         rows = resize_rows(out.logits, full, start, stop, align_corners=out.align_corners)[
             ..., : size[1]
         ]
-    return rows.flip(3) if run.flipped else rows
+    return mirrored(rows) if run.flipped else rows
 
 
-def resize_rows(x: Tensor, size: Size, start: int, stop: int, *, align_corners: bool) -> Tensor:
+def resize_rows(x: Array, size: Size, start: int, stop: int, *, align_corners: bool) -> Array:
     """Return rows start..stop of `layers.resize.resize(x, size)`: (B, C, stop - start, W)."""
     height = x.shape[2]
-    row = torch.arange(start, stop, device=x.device, dtype=torch.float32)
+    row = np.arange(start, stop, dtype=np.float32)
     if align_corners:
-        source = row * ((height - 1) / max(size[0] - 1, 1))
+        source = row * np.float32((height - 1) / max(size[0] - 1, 1))
     else:
-        source = ((row + 0.5) * (height / size[0]) - 0.5).clamp(min=0.0)
-    above = source.floor().long().clamp(max=height - 1)
-    below = (above + 1).clamp(max=height - 1)
-    share = (source - above).view(1, 1, -1, 1)
-    lines = x[:, :, above] * (1 - share) + x[:, :, below] * share  # (B, C, rows, w)
+        half = np.float32(0.5)
+        source = np.maximum((row + half) * np.float32(height / size[0]) - half, np.float32(0))
+    above = np.minimum(source.astype(np.int64), height - 1)
+    below = np.minimum(above + 1, height - 1)
+    share = like((source - above.astype(np.float32)).reshape(1, 1, -1, 1), x)
+    lines = x[:, :, like(above, x)] * (1 - share) + x[:, :, like(below, x)] * share
     return resize(lines, (stop - start, size[1]), align_corners=align_corners)  # (B, C, rows, W)
 
 
-def _blend(passes: list[Pass], start: int, stop: int, width: int, overlap: float) -> Tensor:
+def _blend(passes: list[Pass], start: int, stop: int, width: int, overlap: float) -> Any:
     """Return mean probabilities of rows start..stop: (B, K, rows, W). Window edges weigh less."""
     first = passes[0].out.logits
-    total = first.new_zeros(first.shape[0], first.shape[1], stop - start, width)
-    weights = first.new_zeros(stop - start, width)
+    total = like(np.zeros((*first.shape[:2], stop - start, width), np.float32), first)
+    weights = np.zeros((stop - start, width), np.float32)
     for run in passes:
         window = run.window
         upper, lower = max(start, window.top), min(stop, window.top + window.height)
         if upper >= lower:
             continue
-        weight = edge_weights(window.height, overlap, first)[
-            upper - window.top : lower - window.top, None
-        ]
-        weight = weight * edge_weights(window.width, overlap, first)  # (rows, w)
-        scores = _rows(run, upper - window.top, lower - window.top).softmax(
-            dim=1
-        )  # (B, K, rows, w)
+        weight = edge_weights(window.height, overlap)[upper - window.top : lower - window.top, None]
+        weight = weight * edge_weights(window.width, overlap)  # (rows, w)
+        scores = softmax(_rows(run, upper - window.top, lower - window.top))  # (B, K, rows, w)
         columns = slice(window.left, window.left + window.width)
-        total[:, :, upper - start : lower - start, columns] += scores * weight
+        total[:, :, upper - start : lower - start, columns] += scores * like(weight, first)
         weights[upper - start : lower - start, columns] += weight
-    return total.div_(weights)
+    total /= like(weights, first)
+    return total

@@ -1,9 +1,8 @@
 """Whole or in tiles: how an image is predicted within a budget of memory."""
 
+import sys
 from dataclasses import dataclass, replace
 from typing import NamedTuple
-
-import torch
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Size
@@ -11,17 +10,10 @@ from featherseg.core.wording import size_text
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import LEAST_WINDOW, InferenceSettings, check_panoptic
 from featherseg.inference.sliding_window import windows
-from featherseg.layers.resize import resize_factor
+from featherseg.layers.sizes import resize_factor
 
 DEFAULT_GB = 4.0
 """Memory that a prediction may take: resident bytes of the process, in 10^9."""
-
-PROCESS_BYTES = 1_100_000_000 if torch.backends.cuda.is_built() else 600_000_000
-"""Python, torch, weights and a block of full-resolution scores.
-
-Measured: 0.3 to 0.5 GB with torch's CPU build, 0.9 GB with that for CUDA, which loads its libraries
-on the CPU too.
-"""
 
 MARGIN = 1.05
 """Memory of a forward over its live tensors (measured: 1.00 to 1.01 on 3 to 12 megapixels)."""
@@ -127,6 +119,17 @@ def plan(
     return Plan(inference, how + fitted, at_once=1)
 
 
+def process_bytes() -> int:
+    """Return the memory of Python, torch, weights and a block of full-resolution scores.
+
+    Measured: 0.2 GB without torch, 0.3 to 0.5 GB with its CPU build, 0.9 GB with that for CUDA,
+    which loads its libraries on the CPU too.
+    """
+    torch = sys.modules.get("torch")
+    with_cuda = torch is not None and torch.backends.cuda.is_built()
+    return 1_100_000_000 if with_cuda else 600_000_000
+
+
 @dataclass(frozen=True)
 class Budget:
     """Memory of the process in 10^9 bytes, and the share, 0..1, of the free part that is used."""
@@ -137,11 +140,11 @@ class Budget:
     @property
     def free(self) -> float:
         """Bytes for one image, or for those that go through the model together."""
-        return (self.memory_gb * 1e9 - PROCESS_BYTES) * self.share
+        return (self.memory_gb * 1e9 - process_bytes()) * self.share
 
     def gb_for(self, free: float) -> float:
         """Return the memory_gb of which `free` bytes are free."""
-        return (PROCESS_BYTES + free / self.share) / 1e9
+        return (process_bytes() + free / self.share) / 1e9
 
 
 class Costs(NamedTuple):

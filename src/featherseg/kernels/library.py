@@ -1,5 +1,7 @@
 """The compiled extension, or numpy without it, and how many threads kernels use."""
 
+from __future__ import annotations
+
 import ctypes
 import os
 import sys
@@ -9,13 +11,15 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from featherseg.core.machine import torch_thread_count
 from featherseg.kernels import portable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Result = TypeVar("Result")
 
@@ -44,12 +48,16 @@ def native() -> str | None:
 
 def trains_here(x: Tensor) -> bool:
     """Whether an operation on x is part of CPU training, and not of a graph that is being built."""
+    import torch
+
     graph = torch.jit.is_tracing() or torch.compiler.is_compiling()
     return torch.is_grad_enabled() and x.device.type == "cpu" and not graph
 
 
 def numbers(x: Tensor) -> np.ndarray:
     """Return a map (B, C, h, w) as (B, h, w, C) in numpy, bfloat16 as int16, without a copy."""
+    import torch
+
     x = x.detach().permute(0, 2, 3, 1)
     return (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()
 
@@ -75,7 +83,7 @@ def run(pieces: Sequence[Callable[[], Result]], threads: int) -> list[Result]:
         except BaseException as error:
             errors.append(error)
 
-    if (parallel := _openmp()) and not hasattr(_LOCAL, "threads"):
+    if (parallel := _openmp()) and not getattr(_LOCAL, "threads", None):
         parallel(_CALLBACK(work), None, threads, 0)
     else:
         others = [_pool(threads - 1, os.getpid()).submit(work) for _ in range(threads - 1)]
@@ -90,30 +98,23 @@ _LOCAL = threading.local()
 
 
 def thread_count() -> int:
-    """Return how many threads a kernel may use: torch's, or those before `beside_other_threads`."""
-    return getattr(_LOCAL, "threads", None) or torch.get_num_threads()
+    """Return how many threads a kernel may use: those of `own_threads`, else torch's."""
+    return getattr(_LOCAL, "threads", None) or torch_thread_count()
 
 
 @contextmanager
-def beside_other_threads() -> Iterator[None]:
-    """Let torch use one thread, and kernels threads that sleep while they wait, in this thread.
+def own_threads(count: int) -> Iterator[None]:
+    """Let kernels use `count` threads that sleep while they wait, in this thread.
 
     For the work before and after a model that another library runs. Its threads and those of GNU
     OpenMP both wait without sleeping, so that each keeps the other from the cores (a model of 16 ms
-    in ONNX Runtime, 360x480, two cores: 16 instead of 25 ms). Nothing changes if torch has other
-    threads, or only one.
+    in ONNX Runtime, 360x480, two cores: 16 instead of 25 ms).
     """
-    before = torch.get_num_threads()  # also makes torch set up its threads for this one
-    if before == 1 or not (set_threads := _set_openmp_threads()):
-        yield
-        return
-    set_threads(1)
-    _LOCAL.threads = before
+    before, _LOCAL.threads = getattr(_LOCAL, "threads", None), count
     try:
         yield
     finally:
-        del _LOCAL.threads
-        set_threads(before)
+        _LOCAL.threads = before
 
 
 _CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -134,20 +135,6 @@ def _openmp() -> Callable[..., None] | None:
             None,
         )
     return parallel
-
-
-@cache
-def _set_openmp_threads() -> Callable[[int], None] | None:
-    """Return `omp_set_num_threads` of that library, which sets the calling thread's; or None."""
-    if not _openmp():
-        return None
-    set_threads: Any = ctypes.CDLL(None).omp_set_num_threads
-    set_threads.argtypes, set_threads.restype = [ctypes.c_int], None
-    before = torch.get_num_threads()
-    set_threads(1)
-    works = torch.get_num_threads() == 1
-    set_threads(before)
-    return set_threads if works else None
 
 
 @lru_cache(maxsize=4)

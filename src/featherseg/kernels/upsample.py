@@ -5,12 +5,11 @@ Letters: B images, K classes, h x w the logits, H x W the output.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from featherseg.core.arrays import Array, as_float
 from featherseg.core.errors import FeathersegError
 from featherseg.core.types import Size
 from featherseg.kernels import library
@@ -31,28 +30,35 @@ class Axis(NamedTuple):
 
 
 def upsample_argmax(
-    logits: Tensor, size: Size, align_corners: bool = False, crop: Size | None = None
-) -> Tensor:
+    logits: Array, size: Size, align_corners: bool = False, crop: Size | None = None
+) -> Array:
     """`interpolate(logits, size, mode="bilinear").argmax(1)`: (B, K, h, w) -> (B, H, W) uint8.
 
     The class is the same wherever the two best differ by more than 1e-5 of the logits' range; the
     lowest of equals counts. crop: (height, width) of the upper left part to return, for padded
     images; H x W is then the crop. Strides are arbitrary; other types are converted to float32. The
-    mask is on the logits' device. Uses torch's number of threads. Raises FeathersegError for NaN,
-    infinite values, more than 256 classes and impossible sizes.
+    mask is an array for an array, else a tensor on the logits' device. Uses torch's number of
+    threads. Raises FeathersegError for NaN, infinite values, more than 256 classes and impossible
+    sizes.
     """
     crop = size if crop is None else crop
     _check(logits, size, crop)
+    mask: Any
     rows = axis(logits.shape[2], size[0], crop[0], align_corners)
     columns = axis(logits.shape[3], size[1], crop[1], align_corners)
-    logits = logits.detach()[:, :, : rows.low[-1] + 2, : columns.low[-1] + 2].float()
-    if logits.device.type != "cpu":
+    logits = as_float(logits[:, :, : rows.low[-1] + 2, : columns.low[-1] + 2])
+    if isinstance(logits, np.ndarray):
+        mask = np.empty((len(logits), crop[0], crop[1]), np.uint8)
+        finite = _fill(logits, mask, rows, columns)
+    elif logits.device.type != "cpu":
         from featherseg.kernels import cuda
 
-        mask, finite = cuda.upsample_argmax(logits, rows, columns)
+        mask, finite = cuda.upsample_argmax(logits.detach(), rows, columns)
     else:
-        mask = torch.empty((len(logits), *crop), dtype=torch.uint8)
-        finite = _fill(logits.numpy(), mask.numpy(), rows, columns)
+        import torch
+
+        mask = torch.empty((len(logits), crop[0], crop[1]), dtype=torch.uint8)
+        finite = _fill(logits.detach().numpy(), mask.numpy(), rows, columns)
     if not finite:
         raise FeathersegError(
             "the logits contain NaN or infinite values, so no class can be chosen. Expected finite "
@@ -98,8 +104,11 @@ def _fill(logits: np.ndarray, mask: np.ndarray, rows: Axis, columns: Axis) -> bo
     return all(library.run(work, threads))
 
 
-def _check(logits: Tensor, size: Size, crop: Size) -> None:
-    if logits.ndim != 4 or not logits.is_floating_point() or min(logits.shape[1:]) < 1:
+def _check(logits: Array, size: Size, crop: Size) -> None:
+    floats = (
+        logits.dtype.kind == "f" if isinstance(logits, np.ndarray) else logits.is_floating_point()
+    )
+    if logits.ndim != 4 or not floats or min(logits.shape[1:]) < 1:
         raise FeathersegError(
             f"logits {tuple(logits.shape)} of {logits.dtype}: expected floating point (B, K, h, "
             "w), each at least 1."

@@ -1,6 +1,7 @@
 """The tables of a recipe: its keys, their types and bounds, and what each key does.
 
-[augment] is defined in data/pipeline/augmentation.py, [loss] in losses/terms.py.
+[augment] is defined in data/pipeline/augmentation.py, [loss] in losses/terms.py, [panoptic] in
+panoptic.py.
 """
 
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from featherseg.core.wording import last_parts
 from featherseg.data.images.sizes import ImageSize, ResizeTo
 from featherseg.data.pipeline.augmentation import AugmentTable
 from featherseg.losses.terms import LossTable, Weight
+from featherseg.recipe.panoptic import PanopticTable
 
 # the largest learning rate that fp32 can represent, with room for an optimiser's factors
 Rate = Annotated[float, Field(gt=0, le=1e30)]
@@ -220,21 +222,6 @@ MACHINE_KEYS = frozenset(
 LENGTHS = ("epochs", "steps", "minutes")
 EXCLUSIVE = (LENGTHS, ("ema", "ema_share"), ("validations", "validate_every"))
 """Groups of keys of [train] that exclude each other."""
-
-
-class PanopticTable(Config):
-    """[panoptic]: how centres and offsets become objects; it does not affect training."""
-
-    threshold: Weight = 0.1  # a centre has a value above this
-    kernel: Annotated[int, Field(gt=0, lt=512)] = 7  # side of the square with one centre; odd
-    top_k: Annotated[int, Field(gt=0, le=10_000)] = 200  # most centres
-    stuff_area: Annotated[int, Field(ge=0)] = 0  # fewest pixels of a class without instances
-
-    @model_validator(mode="after")
-    def _kernel_has_a_middle(self) -> "PanopticTable":
-        if self.kernel % 2 == 0:
-            raise ValueError(f"panoptic.kernel = {self.kernel}: expected an odd number of pixels")
-        return self
 
 
 class PaperTable(Config):

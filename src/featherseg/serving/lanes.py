@@ -15,9 +15,6 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-
 from featherseg.core.allocator import large_blocks_returned, return_freed_memory
 from featherseg.inference.runtimes import Runtime
 
@@ -109,7 +106,7 @@ class LargeLane:
         if work is None or job.answer.cancelled():
             return
         try:
-            with _StopBetweenOperations(job.stop), large_blocks_returned():
+            with _between_operations(job.stop), large_blocks_returned():
                 result = work(job.stop)
             job.answer.set_result(result)
         except (Stopped, InvalidStateError):
@@ -119,16 +116,13 @@ class LargeLane:
                 job.answer.set_exception(error)
 
 
-class _StopBetweenOperations(TorchDispatchMode):
-    """While active, every operation of torch in this thread calls `stop` first."""
+def _between_operations(stop: Stop) -> AbstractContextManager[Any]:
+    """Call `stop` before every operation of torch, if a model uses it."""
+    if "torch" not in sys.modules:
+        return nullcontext()
+    from featherseg.serving.torch_operations import StopBetweenOperations
 
-    def __init__(self, stop: Stop) -> None:
-        super().__init__()
-        self.stop = stop
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.stop()
-        return func(*args, **(kwargs or {}))
+    return StopBetweenOperations(stop)
 
 
 class Interruptible:
@@ -142,7 +136,7 @@ class Interruptible:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runtime, name)
 
-    def __call__(self, images: torch.Tensor) -> Any:
+    def __call__(self, images: Any) -> Any:
         self._stop()
         with self._turn:
             out = self._runtime(images)

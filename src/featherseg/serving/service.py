@@ -21,11 +21,9 @@ from featherseg.core.errors import ConfigError, DataError, FeathersegError
 from featherseg.core.types import Size
 from featherseg.core.wording import size_text
 from featherseg.inference.predictor import Prediction, Predictor
-from featherseg.inference.runtimes.file_metadata import FileRuntime
 from featherseg.inference.runtimes.onnx import OnnxRuntime
-from featherseg.inference.runtimes.pt2 import TorchExportRuntime
 from featherseg.inference.soft_output import SoftKind
-from featherseg.inference.tiling import DECODING_BYTES, LARGEST_PASS, PROCESS_BYTES
+from featherseg.inference.tiling import DECODING_BYTES, LARGEST_PASS, process_bytes
 from featherseg.serving.admission import Bodies, Budget, Slots
 from featherseg.serving.batching import Worker, turns
 from featherseg.serving.decode import decode, size_of
@@ -83,7 +81,7 @@ class Service:
         self.ended = asyncio.Event()
         self._workers: dict[str, Worker] = {}
         self._lane: LargeLane | None = None
-        free = max(0.0, min(model.predictor.memory_gb for model in models) * 1e9 - PROCESS_BYTES)
+        free = max(0.0, min(model.predictor.memory_gb for model in models) * 1e9 - process_bytes())
         self.bodies = Bodies(max(int(BODIES * free), 2 * settings.limits.bytes))
         self._images = Budget(int(SMALL_IMAGES * free))
         self._large = Slots(max(1, settings.limits.queue // 2))
@@ -266,7 +264,6 @@ def _runs_in_parallel(predictor: Predictor) -> bool:
     Other models take turns.
     """
     runtime = predictor.runtime
-    of_file = isinstance(runtime, FileRuntime)
-    return runtime.device.type == "cpu" and (
-        not of_file or isinstance(runtime, OnnxRuntime | TorchExportRuntime)
-    )
+    if runtime.device is not None:
+        return runtime.device.type == "cpu"
+    return isinstance(runtime, OnnxRuntime) or not getattr(runtime, "own_threads", True)

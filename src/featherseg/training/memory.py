@@ -23,7 +23,7 @@ from featherseg.data.cache.teacher_outputs import Grid, TeacherLogits
 from featherseg.data.panoptic.targets import PanopticTargets
 from featherseg.inference.memory import LiveBytes, peak_bytes_per_pixel
 from featherseg.layers.model import SegmentationModel
-from featherseg.layers.resize import resize_factor
+from featherseg.layers.sizes import resize_factor
 from featherseg.recipe.tables import Recipe
 from featherseg.training.checkpointing import checkpoint_blocks
 from featherseg.training.loss import build_loss, compute_loss
@@ -320,9 +320,9 @@ def peak_held(recipe: Recipe) -> float | None:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
 
 
-def available_memory(device: torch.device) -> float:
+def available_memory(device: torch.device | None) -> float:
     """Return the free bytes of a GPU, or of the main memory within a container's limit."""
-    if device.type == "cuda":
+    if device is not None and device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     free = float(psutil.virtual_memory().available)
     try:  # cgroup v2, if it has a limit; it counts cached files as used, and they make room

@@ -12,7 +12,7 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.types import Size
 from featherseg.core.wording import WarningText, counted, duration, size_text
 from featherseg.data.datasets.statistics import choose_crop
-from featherseg.layers.resize import resized
+from featherseg.layers.sizes import resized
 from featherseg.recipe.tables import Recipe
 from featherseg.training.optimisers import rate_factor
 

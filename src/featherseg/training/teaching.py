@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
+from featherseg.core.arrays import as_float, to_numpy
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, RunError
 from featherseg.core.files import (
     append_line,
@@ -61,10 +61,12 @@ from featherseg.data.images.decoding import image_size
 from featherseg.data.images.pairs import PairedFiles
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
 from featherseg.inference.settings import own_settings
+from featherseg.inference.test_time_augmentation import on_device
 from featherseg.inference.tiling import plan
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.normalise import normalise
-from featherseg.layers.resize import scale_images, scaled_size
+from featherseg.layers.resize import scale_images
+from featherseg.layers.sizes import scaled_size
 from featherseg.recipe.tables import Recipe
 from featherseg.runs.run import WEIGHTS, Run, TeacherRow, find_run, open_run
 from featherseg.training.memory import available_memory, logits_grid
@@ -576,13 +578,11 @@ def _outputs_of(runtime: Runtime, image: _Image, source: Source) -> tuple[Entry,
         )
     size = (pixels.shape[0], pixels.shape[1])
     (factor,) = own_settings(runtime).factors(size)
-    inputs = (
-        torch.from_numpy(np.array(pixels[None], order="C")).to(runtime.device).permute(0, 3, 1, 2)
-    )
-    normal = normalise(inputs, runtime.mean, runtime.std, runtime.image_range)
+    planes = on_device(runtime, pixels[None])  # (1, C, H, W)
+    normal = normalise(planes, runtime.mean, runtime.std, runtime.image_range)
     scaled = scale_images(normal, factor)  # (1, C, H * factor, W * factor)
     out = runtime(scaled)
-    logits = out.logits[0].float().cpu().numpy()  # (K, h, w)
+    logits = to_numpy(as_float(out.logits[0]))  # (K, h, w)
     if not np.isfinite(logits).all():
         raise ConfigError(
             f"teacher {runtime.name} gives values for {image.key!r} that are not finite."

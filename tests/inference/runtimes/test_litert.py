@@ -3,6 +3,7 @@
 import json
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from support.models.export_job import job_of
@@ -11,6 +12,7 @@ from support.models.small_model import FACTS, small_model
 
 from featherseg.core.errors import DataError, DataNotFound, DeviceError, ExportError
 from featherseg.exporters import litert
+from featherseg.exporters.parity import as_tensors
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.runtimes.litert import LitertRuntime
 
@@ -76,10 +78,10 @@ def test_a_batch_comes_out_as_the_model_gives_it_at_its_size_alone(tmp_path):
     images = torch.randn(3, 3, 96, 128, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = small_model()(images)
-    found = runtime(images)
+    found = as_tensors(runtime(images.numpy()))
     assert (found.logits - expected.logits).abs().max() <= 1e-5 * (
         expected.logits.max() - expected.logits.min()
     )
     assert (found.image_size, found.padded_size) == (expected.image_size, expected.padded_size)
     with pytest.raises(DataError, match=r"takes images of 96x128 .* only, not of 64x64"):
-        runtime(torch.zeros(1, 3, 64, 64))
+        runtime(np.zeros((1, 3, 64, 64), np.float32))

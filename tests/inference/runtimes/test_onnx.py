@@ -9,6 +9,7 @@ from support.models.small_onnx import WEIGHT, write_onnx
 from torch.testing import assert_close
 
 from featherseg import FeathersegError
+from featherseg.exporters.parity import as_tensors
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.runtimes.file_metadata import FORMAT_VERSION
 from featherseg.inference.runtimes.onnx import OnnxRuntime
@@ -31,7 +32,7 @@ def test_an_onnx_file_brings_its_facts_and_its_logits(tmp_path):
         write_onnx(tmp_path / "net.onnx", test_resize=[512, 2048]), "cpu"
     ).test_resize == (512, 2048)
     images = torch.randn(2, 3, 70, 33)
-    out = runtime(images)
+    out = as_tensors(runtime(images.numpy()))
     assert_close(
         out.logits,
         torch.nn.functional.conv2d(images, torch.from_numpy(WEIGHT)),

@@ -18,7 +18,7 @@ from featherseg.data.pipeline import colours
 from featherseg.data.pipeline.colours import Distortion
 from featherseg.data.pipeline.transforms import Crop, cut, interleaved, rotated, visible_part
 from featherseg.layers.normalise import FULL_RANGE
-from featherseg.layers.resize import resize_factor
+from featherseg.layers.sizes import resize_factor
 
 
 class AugmentTable(Config):

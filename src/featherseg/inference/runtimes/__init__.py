@@ -1,25 +1,32 @@
 """One object that runs a model, whether a torch run or an exported file."""
 
-import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Protocol
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from featherseg.core.config import refuse_unused
-from featherseg.core.errors import ConfigError, ExportError, UnknownName, UntrustedFile
+from featherseg.core.errors import (
+    ConfigError,
+    ExportError,
+    UnknownName,
+    UntrustedFile,
+    missing_torch,
+)
 from featherseg.core.types import ClassInfo, Resize, SegOutput, Size
-from featherseg.inference.runtimes.file_metadata import FileRuntime, open_as
+from featherseg.inference.runtimes.file_metadata import FileRuntime, OpenFile, open_as
 from featherseg.inference.runtimes.litert import LitertRuntime
 from featherseg.inference.runtimes.ncnn import NcnnRuntime
 from featherseg.inference.runtimes.onnx import OnnxRuntime
 from featherseg.inference.runtimes.openvino import OpenvinoRuntime
-from featherseg.inference.runtimes.pt2 import TorchExportRuntime
-from featherseg.inference.runtimes.pytorch import TorchRuntime
-from featherseg.recipe.tables import PanopticTable
-from featherseg.runs.run import Run, load_run, not_a_run
+from featherseg.recipe.panoptic import PanopticTable
+
+if TYPE_CHECKING:
+    import torch
+
+    from featherseg.runs.run import Run
 
 MOST_THREADS = 4096
 """Most threads that may be asked for."""
@@ -43,7 +50,6 @@ class Runtime(Protocol):
         image_size: (H, W) of the training images, if known.
         test_resize: How images were resized for validation; None: their own size.
         panoptic: How centres become objects; None for a model without objects.
-        device: The device of its input.
         threads: Threads of the CPU; None: `core.machine.default_threads`.
     """
 
@@ -61,27 +67,41 @@ class Runtime(Protocol):
     image_size: Size | None
     test_resize: Resize | None
     panoptic: PanopticTable | None
-    device: torch.device
     threads: int | None
+
+    @property
+    def device(self) -> torch.device | None:
+        """The device of its tensors; None if it takes and returns numpy arrays."""
+        ...
 
     @property
     def peak_bytes_per_pixel(self) -> float:
         """Peak memory of a forward, in bytes per pixel of input, without weights."""
         ...
 
-    def __call__(self, images: Tensor) -> SegOutput:
-        """Return the logits of normalised float32 images (B, C, H, W) on `device`."""
+    def __call__(self, images: Any) -> SegOutput:
+        """Return the logits of normalised float32 images (B, C, H, W), arrays or on `device`."""
         ...
 
 
-FILE_RUNTIMES: dict[str, Callable[[Path, str], FileRuntime]] = {
+def _open_pt2(path: Path, device: str, threads: int | None) -> FileRuntime:
+    if find_spec("torch") is None:
+        raise missing_torch(f"running {path.name}")
+    from featherseg.core.machine import torch_threads
+    from featherseg.inference.runtimes.pt2 import TorchExportRuntime
+
+    with torch_threads(threads):
+        return TorchExportRuntime(path, device, threads)
+
+
+FILE_RUNTIMES: dict[str, OpenFile] = {
     ".onnx": OnnxRuntime,
     ".xml": OpenvinoRuntime,
-    ".pt2": TorchExportRuntime,
+    ".pt2": _open_pt2,
     ".ncnn.param": NcnnRuntime,
     ".tflite": LitertRuntime,
 }
-"""Ending of an exported file -> its runtime, called with the path and the device."""
+"""Ending of an exported file -> its runtime."""
 
 
 def is_exported_file(path: str | Path) -> bool:
@@ -152,10 +172,7 @@ def open_runtime(
     if isinstance(run, str | Path):
         if is_exported_file(run):
             return _without_masks(open_file(run, device, threads, trust=trust))
-        run = load_run(run)
-    elif not isinstance(run, Run):
-        if not hasattr(run, "test_resize"):
-            raise not_a_run(run)
+    elif hasattr(run, "test_resize"):
         if device != "auto":
             raise ConfigError(
                 f"device = {device!r} would have no effect: a runtime is on its device already."
@@ -164,7 +181,16 @@ def open_runtime(
             raise ConfigError(
                 f"threads = {threads} would have no effect: a runtime has its threads already."
             )
-        return run
+        return cast(Runtime, run)
+    if find_spec("torch") is None:
+        raise missing_torch(f"opening {run}, which is no exported file,")
+    from featherseg.inference.runtimes.pytorch import TorchRuntime
+    from featherseg.runs.run import Run, load_run, not_a_run
+
+    if isinstance(run, str | Path):
+        run = load_run(run)
+    if not isinstance(run, Run):
+        raise not_a_run(run)
     runtime = TorchRuntime(
         run.model,
         run.classes,

@@ -3,12 +3,9 @@
 import hashlib
 import json
 
-from torch import nn
-
 from featherseg.core.files import content_digest
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.runtimes.file_check import model_files
-from featherseg.inference.runtimes.pytorch import weight_bytes
 
 
 def model_digest(runtime: Runtime) -> str:
@@ -19,6 +16,12 @@ def model_digest(runtime: Runtime) -> str:
     """
     if path := getattr(runtime, "path", None):
         return content_digest(*model_files(path))
+    if runtime.device is None:
+        return ""
+    from torch import nn
+
+    from featherseg.inference.runtimes.pytorch import weight_bytes
+
     model = getattr(runtime, "model", None)
     if not isinstance(model, nn.Module):
         return ""

@@ -6,20 +6,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from featherseg.core.config import Config, parse
 from featherseg.core.errors import ConfigError, DataError, ExportError
 from featherseg.core.files import parse_json
-from featherseg.core.machine import torch_threads
 from featherseg.core.old_names import NEW_NAMES, with_new_names
 from featherseg.core.types import ClassInfo, Color, SegOutput, Size
 from featherseg.core.wording import size_text
+from featherseg.data.images.sizes import ImageSize, ResizeTo
 from featherseg.layers.normalise import FULL_RANGE
-from featherseg.layers.resize import padding
-from featherseg.recipe.tables import ImageSize, PanopticTable, ResizeTo
+from featherseg.layers.sizes import padded_side
+from featherseg.recipe.panoptic import PanopticTable
 
 FORMAT_VERSION = 2
 OUTPUTS = ("logits", "centers", "offsets")
@@ -97,12 +95,13 @@ def read_facts(texts: dict[str, str], path: Path) -> FileFacts:
         raise ExportError(f"{error} The file's metadata are damaged; export it again.") from None
 
 
-def open_as(
-    kind: Callable[[Path, str], "FileRuntime"], path: Path, device: str, threads: int | None
-) -> "FileRuntime":
+OpenFile = Callable[[Path, str, int | None], "FileRuntime"]
+"""Called with the path, the device and the threads of the CPU, None for the default."""
+
+
+def open_as(kind: OpenFile, path: Path, device: str, threads: int | None) -> "FileRuntime":
     """Open the file at `path` by `kind`; device and threads are kept for copies of the runtime."""
-    with torch_threads(threads):
-        runtime = kind(path, device)
+    runtime = kind(path, device, threads)
     runtime.device_name, runtime.threads = device, threads
     return runtime
 
@@ -110,7 +109,7 @@ def open_as(
 class FileRuntime(ABC):
     """An exported file that is ready to run; each format has a class with its `run`.
 
-    `inference.runtimes.Runtime` describes the other attributes.
+    It takes and returns numpy arrays. `inference.runtimes.Runtime` describes the other attributes.
 
     Attributes:
         own_threads: Whether `run` computes on threads that are not torch's.
@@ -122,6 +121,7 @@ class FileRuntime(ABC):
 
     own_threads = True
     how_far = ""
+    device = None  # a runtime on a GPU copies the arrays
     device_name = "auto"
     threads: int | None = None
 
@@ -143,7 +143,6 @@ class FileRuntime(ABC):
             facts.peak_bytes_per_pixel,
         )
         self.fixed_size, self.facts = facts.fixed_size, facts
-        self.device = torch.device("cpu")  # of its input, which a runtime on a GPU copies
         self.outputs = ("masks",) if facts.masks else OUTPUTS if facts.panoptic else OUTPUTS[:1]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -166,8 +165,8 @@ class FileRuntime(ABC):
                 "export the model as onnx, which takes any size."
             )
 
-    def __call__(self, images: Tensor) -> SegOutput:
-        """Run normalised float32 images (B, C, H, W) on the CPU.
+    def __call__(self, images: np.ndarray) -> SegOutput:
+        """Run normalised float32 images (B, C, H, W).
 
         Raises:
             DataError: As `check_size`.
@@ -175,16 +174,13 @@ class FileRuntime(ABC):
         """
         size = (images.shape[2], images.shape[3])
         self.check_size(size)
-        outputs = self.run(np.ascontiguousarray(images.numpy()))
-        maps = [torch.from_numpy(x) for x in outputs]  # (B, K | 1 | 2, h, w)
+        maps: Any = self.run(np.ascontiguousarray(images))  # (B, K | 1 | 2, h, w)
         if maps[0].ndim != 4 or maps[0].shape[1] != len(self.classes):
             raise ExportError(
-                f"{self.name} gives logits of shape {tuple(maps[0].shape)}; expected "
+                f"{self.name} gives logits of shape {maps[0].shape}; expected "
                 f"{len(self.classes)} channels, one for each class of its metadata. The file is "
                 "damaged; export it again."
             )
-        height, width = (
-            side + padding(side, self.size_divisor, self.minimum_size) for side in size
-        )
+        height, width = (padded_side(side, self.size_divisor, self.minimum_size) for side in size)
         out = SegOutput(maps[0], size, (height, width), self.align_corners)
         return out._replace(centers=maps[1], offsets=maps[2]) if self.panoptic else out

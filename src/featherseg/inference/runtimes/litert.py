@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError, require
 from featherseg.core.files import MOST_TEXT, parse_json
+from featherseg.core.machine import default_threads
 from featherseg.inference.runtimes.file_metadata import FileRuntime, read_facts
 
 FACTS = "featherseg.json"
@@ -17,7 +17,7 @@ FACTS = "featherseg.json"
 
 
 class LitertRuntime(FileRuntime):
-    """A file of `featherseg export --format litert`, run on the CPU, on torch's number of threads.
+    """A file of `featherseg export --format litert`, run on the CPU.
 
     It takes images of one size.
 
@@ -27,7 +27,7 @@ class LitertRuntime(FileRuntime):
         DeviceError: The device is not the CPU.
     """
 
-    def __init__(self, path: Path, device: str = "auto") -> None:
+    def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
         if device not in ("auto", "cpu"):
             raise DeviceError(
                 f"device {device!r} was asked for, but LiteRT files run on the CPU here. Use "
@@ -41,7 +41,7 @@ class LitertRuntime(FileRuntime):
         litert: Any = require("ai_edge_litert.interpreter", "litert", f"running {path.name}")
         try:
             self._interpreter = litert.Interpreter(
-                model_path=str(path), num_threads=torch.get_num_threads()
+                model_path=str(path), num_threads=threads or default_threads()
             )
             self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:

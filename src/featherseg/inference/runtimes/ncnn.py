@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError, require
 from featherseg.core.files import load_json, read_bounded
+from featherseg.core.machine import default_threads
 from featherseg.inference.runtimes.file_metadata import FileRuntime, read_facts
 
 GRAPH, WEIGHTS, FACTS = ".ncnn.param", ".ncnn.bin", ".ncnn.json"
@@ -30,7 +30,7 @@ MOST_SETTING = 2**20
 
 
 class NcnnRuntime(FileRuntime):
-    """Files of `featherseg export --format ncnn`, run in fp32 on the CPU, on torch's threads.
+    """Files of `featherseg export --format ncnn`, run in fp32 on the CPU.
 
     They take images of one size.
 
@@ -40,7 +40,7 @@ class NcnnRuntime(FileRuntime):
         DeviceError: The device is not the CPU.
     """
 
-    def __init__(self, path: Path, device: str = "auto") -> None:
+    def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
         if device not in ("auto", "cpu"):
             raise DeviceError(
                 f"device {device!r} was asked for, but ncnn files run on the CPU here. Use "
@@ -62,7 +62,7 @@ class NcnnRuntime(FileRuntime):
             raise ExportError(
                 f"{graph} and {weights.name} do not match {facts.name}: export again."
             )
-        self._net = _load(graph, weights)
+        self._net = _load(graph, weights, threads or default_threads())
 
     def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         """See FileRuntime; ncnn takes one image at a time."""
@@ -142,11 +142,11 @@ def _check_graph(path: Path, weights_bytes: int) -> None:
             )
 
 
-def _load(graph: Path, weights: Path) -> Any:
+def _load(graph: Path, weights: Path, threads: int) -> Any:
     """Return an ncnn.Net. Raises ExportError if ncnn refuses the pair."""
     ncnn: Any = require("ncnn", "ncnn", f"running {graph.name}")
     net = ncnn.Net()
-    net.opt.num_threads = torch.get_num_threads()
+    net.opt.num_threads = threads
     net.opt.use_vulkan_compute = False
     net.opt.use_bf16_storage = net.opt.use_fp16_packed = False
     net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False

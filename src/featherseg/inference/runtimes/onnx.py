@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError, require
+from featherseg.core.machine import default_threads
 from featherseg.core.wording import visible
 from featherseg.inference.runtimes.file_check import check_file
 from featherseg.inference.runtimes.file_metadata import FileRuntime, read_facts
@@ -18,7 +18,7 @@ GPU = "CUDAExecutionProvider"
 
 
 class OnnxRuntime(FileRuntime):
-    """A file of `featherseg export --format onnx` or onnx-int8, run on torch's number of threads.
+    """A file of `featherseg export --format onnx` or onnx-int8.
 
     Raises:
         ExportError: It is no such file.
@@ -26,8 +26,8 @@ class OnnxRuntime(FileRuntime):
         DeviceError: The installed onnxruntime cannot use the device.
     """
 
-    def __init__(self, path: Path, device: str = "auto") -> None:
-        self._session = open_session(path, device)
+    def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
+        self._session = open_session(path, device, threads=threads)
         super().__init__(path, read_facts(self._session.get_modelmeta().custom_metadata_map, path))
         self._input = self._session.get_inputs()[0].name
 
@@ -50,7 +50,7 @@ def open_session(
     Args:
         path: The file.
         device: auto, cpu, cuda or cuda:N.
-        threads: Threads of the CPU. Default: torch's.
+        threads: Threads of the CPU. Default: `core.machine.default_threads`.
         profile: The beginning of the name of a file for the time of each node.
     """
     if not path.is_file():
@@ -58,7 +58,7 @@ def open_session(
             f"{path} does not exist. Write it with: featherseg export RUN --format onnx -o {path}"
         )
     check_file(path)
-    ort: Any = require("onnxruntime", "export", f"running {path.name}")
+    ort: Any = require("onnxruntime", "runtime", f"running {path.name}")
     offered = ort.get_available_providers()
     kind = device.partition(":")[0]
     if not re.fullmatch("auto|cpu(:0)?|cuda(:[0-9]+)?", device) or (
@@ -72,7 +72,7 @@ def open_session(
     options = ort.SessionOptions()
     # Its log writes names from the file to the terminal unescaped; errors are raised
     options.log_severity_level = 4
-    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.intra_op_num_threads = threads or default_threads()
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     # Its arena keeps the largest memory ever used, in blocks of up to twice that (measured: 520

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from featherseg.core.allocator import return_freed_memory
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError, require
 from featherseg.core.files import file_digest
+from featherseg.core.machine import default_threads
 from featherseg.inference.runtimes.file_check import check_file, model_files
 from featherseg.inference.runtimes.file_metadata import FileRuntime, read_facts
 
@@ -28,7 +28,7 @@ DEVICES = {"auto": "CPU", "cpu": "CPU"}
 
 
 class OpenvinoRuntime(FileRuntime):
-    """A file of `featherseg export --format openvino` or openvino-int8, on torch's threads.
+    """A file of `featherseg export --format openvino` or openvino-int8.
 
     It runs in fp32: on processors with bf16 OpenVINO would use that, and return other logits. In an
     int8 file, whose logits are rounded more than that, the other layers do run in bf16 there.
@@ -40,7 +40,7 @@ class OpenvinoRuntime(FileRuntime):
         DeviceError: The device is not the CPU.
     """
 
-    def __init__(self, path: Path, device: str = "auto") -> None:
+    def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
         if device not in DEVICES:
             raise DeviceError(
                 f"device {device!r} was asked for, but OpenVINO files run on the CPU. Use "
@@ -67,7 +67,7 @@ class OpenvinoRuntime(FileRuntime):
             bf16 = facts.kept is not None and "BF16" in able
             self.settings = {
                 "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "INFERENCE_NUM_THREADS": threads or default_threads(),
                 "PERFORMANCE_HINT": "LATENCY",
             }
             self._compiled = core.compile_model(model, DEVICES[device], self.settings)

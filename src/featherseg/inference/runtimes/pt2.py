@@ -32,7 +32,7 @@ class TorchExportRuntime(FileRuntime):
 
     own_threads = False
 
-    def __init__(self, path: Path, device: str = "auto") -> None:
+    def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
         if device not in ("auto", "cpu"):
             raise DeviceError(
                 f"device {device!r} was asked for, but .pt2 files run on the CPU. Use --device cpu."
@@ -62,7 +62,7 @@ class TorchExportRuntime(FileRuntime):
     def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         """See FileRuntime."""
         try:
-            with autocast_off(self.device):
+            with autocast_off(torch.device("cpu")):
                 outputs = self._module(torch.from_numpy(images))
         except RuntimeError as error:
             raise ExportError(

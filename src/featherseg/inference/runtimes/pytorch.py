@@ -13,7 +13,7 @@ from featherseg.inference.memory import peak_bytes, peak_bytes_per_pixel
 from featherseg.inference.optimize import optimize
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.precision import autocast_off
-from featherseg.recipe.tables import PanopticTable
+from featherseg.recipe.panoptic import PanopticTable
 
 
 class TorchRuntime:

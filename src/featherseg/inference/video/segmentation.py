@@ -198,7 +198,7 @@ def settings_origin(predictor: Predictor, size: Size) -> Origin:
     return {
         "featherseg": __version__,
         "model": {"name": predictor.runtime.name, "sha256": model_digest(predictor.runtime)},
-        "device": str(predictor.runtime.device),
+        "device": str(predictor.runtime.device or "cpu"),
         "inference": asdict(plan.inference),
         "together": min(predictor.batch, plan.at_once),
         "segment_frames": SEGMENT_FRAMES,
