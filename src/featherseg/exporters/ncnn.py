@@ -20,6 +20,7 @@ from torch.nn.functional import one_hot
 
 from featherseg.core.errors import ExportError, require
 from featherseg.core.types import Size
+from featherseg.costs.latency import exit_reason
 from featherseg.exporters.fixed_graph import example, fixed_graph, insert_constant, replace_node
 from featherseg.exporters.job import Job
 from featherseg.exporters.quiet import quiet
@@ -29,6 +30,13 @@ aten = torch.ops.aten
 
 LEAST = 1e-30
 """Divisor instead of 0 where the dividend is 0 too. EfficientViT's sums are far larger or 0."""
+
+STARTS = 6
+"""How often pnnx is started if it crashes.
+
+pnnx 20261020 uses freed memory while it rewrites a graph: a sixth of the conversions of
+frm-lite0-half16-light crash; the others all give the same files.
+"""
 
 LAYER_NAME = re.compile(r"[A-Za-z0-9_]+")
 """The names of ncnn's layers; pnnx keeps torch's names, with a dot or colon, for unknown ones."""
@@ -137,17 +145,17 @@ def _trace(graph: fx.GraphModule, job: Job, size: Size, path: Path) -> None:
 def _run(program: str, trace: Path) -> None:
     """Run pnnx in a separate process, because it prints a lot. Raises ExportError if it fails."""
     command = [program, trace.name, "fp16=0"]
-    with quiet("pnnx cannot be started"):
-        process = subprocess.run(
-            command, cwd=trace.parent, capture_output=True, encoding="utf-8", errors="replace"
-        )
+    for _ in range(STARTS):
+        with quiet("pnnx cannot be started"):
+            process = subprocess.run(
+                command, cwd=trace.parent, capture_output=True, encoding="utf-8", errors="replace"
+            )
+        if 0 <= process.returncode < 256:  # no signal, and on Windows no exception, ended it
+            break
     graph = trace.with_name("model.ncnn.param")
     if process.returncode != 0 or not graph.is_file():
-        lines = process.stderr.strip().splitlines()
-        raise ExportError(
-            "pnnx could not write this model for ncnn: "
-            f"{lines[-1] if lines else process.returncode}."
-        )
+        reason = exit_reason(process.returncode, process.stderr)
+        raise ExportError(f"pnnx could not write this model for ncnn: {reason}.")
     layers = {
         line.split()[0]
         for line in graph.read_text(encoding="utf-8").splitlines()[2:]
