@@ -65,6 +65,22 @@ def test_every_rewrite_gives_the_models_values():
     assert torch.ops.aten.arange.start_step not in operations(graph)
 
 
+class DependsOnTheImage(EveryRewrite):
+    """Of the same kinds, but a mask from the image and a slice that begins later."""
+
+    def forward(self, images, aux=False):
+        x = images[:, :, 1::2]
+        x = x.masked_fill(x > 0, -1.0)
+        return SegOutput(x, tuple(images.shape[2:]), tuple(images.shape[2:]), False)
+
+
+@pytest.mark.seconds
+def test_masks_and_slices_that_no_rewrite_fits_stay():
+    model, images = DependsOnTheImage().eval(), noise(4, SIZE)
+    with torch.no_grad():
+        assert_close(fixed_graph(model, SIZE)(images)[0], model(images).logits)
+
+
 @pytest.mark.seconds
 def test_a_model_that_pads_is_the_same_at_a_size_that_it_pads():
     model, images = small_model(), noise(3, (33, 70))

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.nn.functional import one_hot
 
 from featherseg.core.errors import ExportError, require
 from featherseg.core.types import Size
@@ -45,9 +44,11 @@ LAYER_NAME = re.compile(r"[A-Za-z0-9_]+")
 def write(job: Job) -> None:
     """Write the three files into the job's folder.
 
-    Raises MissingExtra, and ExportError if pnnx has no layer for a part.
+    Raises MissingExtra, and ExportError if ncnn has no layer for a part.
     """
     pnnx: Any = require("pnnx", "ncnn", "ncnn export")
+    for layer in job.model.modules():
+        _refuse(getattr(layer, "not_in_ncnn", ""))
     size = job.facts.fixed_size
     with TemporaryDirectory() as draft:
         trace = Path(draft) / "model.pt"
@@ -89,13 +90,22 @@ def _product(module: fx.GraphModule, node: Any) -> tuple[Tensor, fx.Node] | None
 
 
 def _select(module: fx.GraphModule, node: fx.Node) -> None:
-    """Replace a selection of rows by a product with a matrix of zeros and ones."""
-    x, dim, index = node.args
-    rows = _value(module, index)
-    assert isinstance(x, fx.Node)
-    if dim == -2 and rows is not None:
-        matrix = one_hot(rows, x.meta["val"].shape[-2]).float()
+    """Replace a selection of rows or columns by a product with a matrix of zeros and ones."""
+    args: tuple[Any, ...] = node.args
+    if node.target == aten.index.Tensor:  # an index for each of the first dimensions, or None
+        selections = [(dim, index) for dim, index in enumerate(args[1]) if index is not None]
+    else:
+        selections = [args[1:]]
+    x, (dim, index) = args[0], selections[0]
+    shape = x.meta["val"].shape
+    chosen, dim = _value(module, index), dim % len(shape) - len(shape)
+    if dim not in (-2, -1) or chosen is None or chosen.dim() != 1 or len(selections) > 1:
+        return
+    matrix = torch.eye(shape[dim])[chosen]
+    if dim == -2:
         replace_node(module, node, aten.matmul.default, insert_constant(module, node, matrix), x)
+    else:
+        replace_node(module, node, aten.matmul.default, x, insert_constant(module, node, matrix.T))
 
 
 def _scale(module: fx.GraphModule, node: fx.Node) -> None:
@@ -124,6 +134,7 @@ def _divisor(module: fx.GraphModule, node: fx.Node) -> None:
 
 
 REWRITES: dict[Any, Callable[[fx.GraphModule, fx.Node], None]] = {
+    aten.index.Tensor: _select,
     aten.index_select.default: _select,
     aten.mul.Tensor: _scale,
     aten.add.Tensor: _sum,
@@ -161,9 +172,13 @@ def _run(program: str, trace: Path) -> None:
         for line in graph.read_text(encoding="utf-8").splitlines()[2:]
         if line.strip()
     }
-    unknown = sorted(layer for layer in layers if not LAYER_NAME.fullmatch(layer))
-    if unknown:
+    _refuse(", ".join(sorted(layer for layer in layers if not LAYER_NAME.fullmatch(layer))))
+
+
+def _refuse(operations: str) -> None:
+    """Raise ExportError if a model has operations for which ncnn has no layer."""
+    if operations:
         raise ExportError(
-            f"ncnn has no layer for {', '.join(unknown)} of this model, so it cannot run there. "
-            f"Export it as onnx or litert instead."
+            f"ncnn has no layer for {operations} of this model, so it cannot run there. "
+            "Export it as onnx instead."
         )

@@ -89,19 +89,18 @@ class PatchNetworks(nn.Module):
         position = torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)])
         inputs = self.norm(torch.cat([position.expand(batch, -1, -1, -1), guidance], dim=1))
 
-        # positions of a patch as the columns of a matrix: (B, h, w, 18, 64)
-        patches = inputs.reshape(batch, -1, rows, PATCH, columns, PATCH)
-        hidden = patches.permute(0, 2, 4, 1, 3, 5).flatten(4)
-        first, first_bias, second, second_bias, last = weights.permute(0, 2, 3, 1).split(
+        # positions of a patch as the columns of a matrix: (B, h w, 18, 64)
+        hidden = F.pixel_unshuffle(inputs, PATCH).flatten(2).mT.unflatten(-1, (-1, PATCH**2))
+        first, first_bias, second, second_bias, last = weights.flatten(2).mT.split(
             self.sizes, dim=-1
         )
         for matrix, biases in ((first, first_bias), (second, second_bias)):
-            matrix = matrix.unflatten(-1, (HIDDEN, -1))  # (B, h, w, 16, 18 or 16)
-            hidden = F.relu(matrix @ hidden + biases[..., None])  # (B, h, w, 16, 64)
-        logits = last.unflatten(-1, (self.classes, HIDDEN)) @ hidden  # (B, h, w, K, 64)
-        logits = logits + bias.permute(0, 2, 3, 1)[..., None]
-        logits = logits.unflatten(-1, (PATCH, PATCH)).permute(0, 3, 1, 4, 2, 5)
-        return logits.reshape(batch, self.classes, height, width)
+            matrix = matrix.unflatten(-1, (HIDDEN, -1))  # (B, h w, 16, 18 or 16)
+            hidden = F.relu(matrix @ hidden + biases[..., None])  # (B, h w, 16, 64)
+        logits = last.unflatten(-1, (self.classes, HIDDEN)) @ hidden  # (B, h w, K, 64)
+        logits = logits + bias.flatten(2).mT[..., None]
+        logits = logits.flatten(2).mT.reshape(batch, -1, rows, columns)  # (B, 64 K, h, w)
+        return F.pixel_shuffle(logits, PATCH)
 
     def macs(self, x: Tensor, y: Tensor) -> int:
         """Count the three layers at every position; ptflops misses them."""

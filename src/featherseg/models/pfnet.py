@@ -34,6 +34,8 @@ KEY_CHANNELS = 64
 class PointFlow(nn.Module):
     """Point flow module: adds mixtures of points of the coarse map to points of the fine map."""
 
+    not_in_ncnn = "topk, gather and scatter"
+
     def __init__(self, channels: int, *, max_pool: int, mean_pool: int, edge_points: int) -> None:
         super().__init__()
         self.max_pool, self.edge_points = max_pool, edge_points
