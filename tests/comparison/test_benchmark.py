@@ -347,7 +347,7 @@ def _two_scenes(
     return folder / "dataset.toml"
 
 
-def test_a_file_belongs_to_its_run_and_a_lone_one_is_refused(tiny_run, tmp_path):
+def test_a_file_belongs_to_its_run_and_a_lone_one_to_the_only_run(tiny_run, tmp_path):
     file = tiny_run / "export" / "model.onnx"
     file.parent.mkdir()
     file.touch()
@@ -363,7 +363,7 @@ def test_a_file_belongs_to_its_run_and_a_lone_one_is_refused(tiny_run, tmp_path)
     with pytest.raises(
         FeathersegError, match=r"lies in no run's export/.*featherseg benchmark RUN"
     ):
-        find_models([str(lone)])
+        find_models(["frm-lite0", str(lone)])
     with pytest.raises(FeathersegError, match=r"none\.onnx does not exist"):
         find_models([str(tmp_path / "none.onnx")])
 

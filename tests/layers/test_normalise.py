@@ -1,3 +1,5 @@
+import numpy as np
+import pytest
 import torch
 from torch.testing import assert_close
 
@@ -30,3 +32,12 @@ def test_the_images_stay_as_they_were():
     images = torch.tensor([[[[1.0, 2.0]]]])
     assert_close(normalise(images, (1,), (2,)), torch.tensor([[[[0.0, 0.5]]]]))
     assert images.flatten().tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(("dtype", "image_range"), [(np.uint8, 2**16), (np.uint16, 2**12)])
+def test_arrays_are_normalised_to_the_bits_of_tensors(dtype, image_range):
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (2, 150, 31, 3), dtype)
+    planes, values = pixels.transpose(0, 3, 1, 2), ((1.0, 20.0, 123.675), (4.0, 5.0, 58.395))
+    found = normalise(planes, *values, image_range)
+    assert found.flags.c_contiguous
+    assert (found == normalise(torch.from_numpy(planes), *values, image_range).numpy()).all()

@@ -6,13 +6,15 @@ close in time. This is repeated several times, because memory addresses, pages a
 of a process affect all its times. No latency is given without its fidelity.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,9 +26,7 @@ from featherseg.comparison.benchmark_images import (
 )
 from featherseg.comparison.benchmark_page import benchmark_html
 from featherseg.comparison.benchmark_results import Benchmark, Plan, Row, Samples, Setting, Table
-from featherseg.comparison.builds import EAGER, TORCH_BUILDS
 from featherseg.comparison.fidelity import Fidelity, Scored, fidelity_of, with_miou
-from featherseg.comparison.roofline import Limits, work_of
 from featherseg.comparison.statistics import Speedup, speedup
 from featherseg.comparison.variants import BenchmarkModel, Variant, baseline_of, find_models
 from featherseg.comparison.worker_process import COMMAND, Process, VariantError
@@ -39,12 +39,12 @@ from featherseg.core.types import Progress, SegmentationData
 from featherseg.core.wording import counted, marks
 from featherseg.costs.latency import turn_order
 from featherseg.data import LabelledImages
-from featherseg.evaluation.scored_split import learned_from, refuse_as_test
-from featherseg.evaluation.scoring import number
 from featherseg.inference.runtimes import check_trust
 from featherseg.inference.settings import InferenceSettings
-from featherseg.reports.record import check_recordable, log_look
-from featherseg.runs.run import Run
+
+if TYPE_CHECKING:
+    from featherseg.comparison.roofline import Limits
+    from featherseg.runs.run import Run
 
 
 def benchmark(
@@ -81,9 +81,14 @@ def benchmark(
     if out is not None:
         check_writable(Path(out))
     plan = with_given(Plan(), plan, "plan", but=("models", "labelled"))
-    timed_models = find_models([str(one.path if isinstance(one, Run) else one) for one in models])
+    names = [str(one if isinstance(one, str | Path) else one.path) for one in models]
+    for name in names:
+        check_trust(name, trust)
+    timed_models = find_models(names)
     for file in (file for model in timed_models for file in model.files):
         check_trust(file, trust)
+    if plan.calibrate and Plan.of_files(timed_models):
+        raise ConfigError("--calibrate measures with torch: name the run of the files as well.")
     if not (data is None and data_root is None and split is None):
         tables = [model.run.recipe.data for model in timed_models if model.run]
         labelled = labelled_set(tables, data, data_root, split)
@@ -198,6 +203,8 @@ class _Lane:
         """Measure the rates of the machine in a process of its own."""
         self.steps.take("measuring the limits of this machine", 0)
         order: dict[str, Any] = {"threads": self.threads, "device": self.plan.device}
+        from featherseg.comparison.roofline import Limits
+
         with Process("limits", self.threads, self.command) as process:
             return Limits(**process.request("limits", **order))
 
@@ -220,7 +227,11 @@ class _Lane:
 
         def send(variant: Variant, process: Process) -> None:
             source, file = variant.model.source, variant.file and str(variant.file)
-            allocator = variant.build is not None and TORCH_BUILDS[variant.build].allocator
+            allocator = False
+            if variant.build is not None:
+                from featherseg.comparison.builds import TORCH_BUILDS
+
+                allocator = TORCH_BUILDS[variant.build].allocator
             order = {"threads": self.threads, "device": self.plan.device, "allocator": allocator}
             process.send("open", source=source, build=variant.build, file=file, **order)
 
@@ -315,6 +326,9 @@ class _Lane:
                     "split": labelled.split,
                     "inference": str(inference),
                 }
+                from featherseg.evaluation.scoring import number
+                from featherseg.reports.record import log_look
+
                 look |= {"images": len(data), "miou": number(miou), "selected": selected}
                 look |= {"trained_on": True} if trained_on else {}
                 log_look(run, look | {"notes": ["by benchmark"]})
@@ -324,10 +338,12 @@ class _Lane:
     def _rows(self, setting: Setting, limits: Limits | None) -> list[Row]:
         """Return the rows of a setting's table."""
         samples = {v.name: self.logs[v.name, setting].samples() for v in self._present()}
-        work = {
-            n.source: work_of(n.on_meta(), n.seen(setting.size), setting.batch)
-            for n in self.plan.models
-        }
+        work: dict[str, Any] = dict.fromkeys(model.source for model in self.plan.models)
+        if not self.plan.of_files(self.plan.models):
+            from featherseg.comparison.roofline import work_of
+
+            for n in self.plan.models:
+                work[n.source] = work_of(n.on_meta(), n.seen(setting.size), setting.batch)
         rows = []
         for variant in self._present():
             measured = samples[variant.name]
@@ -366,8 +382,8 @@ class _Lane:
         return [v for v in self.variants if v.name not in self.left_out]
 
     def _reference(self, variant: Variant) -> Variant:
-        """Return the variant of the same model in plain float32."""
-        return baseline_of(variant, EAGER, self.variants)
+        """Return the variant of the same model in plain float32, the first of files alone."""
+        return baseline_of(variant, variant.model.reference, self.variants)
 
     def _images(self, model: BenchmarkModel, setting: Setting) -> Images:
         """Return images of the labelled set, else of the run's validation split."""
@@ -422,9 +438,8 @@ def _check_labelled(
     assert data is not None
     assert labelled is not None
     if model.run is None:
-        raise ConfigError(
-            f"{model.name} is untrained: it has no mIoU. Leave out --split, or name a run."
-        )
+        reason = "is untrained: it has no mIoU" if model.first_file is None else "is no run"
+        raise ConfigError(f"{model.name} {reason}. Leave out --split, or name a run.")
     classes, data_classes = ([info.name for info in one.classes] for one in (model, data))
     if classes != data_classes:
         raise ConfigError(
@@ -432,6 +447,9 @@ def _check_labelled(
             f"({len(classes)}) against {', '.join(data_classes[:8])} ({len(data_classes)}). "
             "Name data with the model's classes."
         )
+    from featherseg.evaluation.scored_split import learned_from, refuse_as_test
+    from featherseg.reports.record import check_recordable
+
     if not model.run.read_only:
         check_recordable(model.run)
     trained_on = learned_from(model.run, data, labelled)

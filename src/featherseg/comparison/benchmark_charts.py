@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featherseg.comparison.roofline import Limits
 from featherseg.comparison.statistics import NO_DIFFERENCE
 from featherseg.costs.latency import summarise
 from featherseg.reports.charts import Plot, short, ticks
@@ -20,6 +19,7 @@ from featherseg.reports.labels import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, p
 
 if TYPE_CHECKING:
     from featherseg.comparison.benchmark_results import Row, Table
+    from featherseg.comparison.roofline import Limits
 
 LABELS, FIGURES = 190, 150
 """Width of the names left of the bars and of the figures right of them, in SVG units."""
@@ -137,13 +137,13 @@ def stage_keys(table: Table) -> str:
 def roofline_svg(rows: Sequence[Row], limits: Limits) -> str:
     """Draw the machine's roofs and each row: operations per second over operations per byte."""
     # The plot has room for all rows and for the ridge of every roof
-    known = [row for row in rows if limits.peak(row.precision)]
+    known = [(row, row.work) for row in rows if row.work and limits.peak(row.precision)]
     roofs = {p: peak for p in ("fp32", "bf16", "int8") if (peak := limits.peak(p))}
     if not known:
         return ""
-    across = [row.work.intensity(row.precision) for row in known]
+    across = [work.intensity(row.precision) for row, work in known]
     reached = [
-        2 * row.work.macs / summarise(row.samples.forward_ms).p50 / 1e6 for row in known
+        2 * work.macs / summarise(row.samples.forward_ms).p50 / 1e6 for row, work in known
     ]  # GFLOP/s
     ridges = [peak / limits.bandwidth for peak in roofs.values()]
     xs = min([*across, *ridges]) / 2, max([*across, *ridges]) * 4
@@ -167,8 +167,8 @@ def roofline_svg(rows: Sequence[Row], limits: Limits) -> str:
 
     # The rows, with labels that cover neither each other nor a roof
     marks = [plot.at(x, y) for x, y in zip(across, reached, strict=True)]
-    names = [f"{short(row.variant.name, LONGEST)} {share(row)}" for row in known]
-    for row, (x, y), name, box in zip(
+    names = [f"{short(row.variant.name, LONGEST)} {share(row)}" for row, _ in known]
+    for (row, _), (x, y), name, box in zip(
         known, marks, names, place_labels(names, marks, lines), strict=True
     ):
         near = min(max(x, box[0]), box[2])

@@ -1,12 +1,13 @@
 """The images of a benchmark: of the labelled set, of a run's own validation split, or synthetic."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from featherseg.core.errors import ConfigError, FeathersegError
@@ -15,8 +16,11 @@ from featherseg.core.wording import counted, size_text
 from featherseg.data import LabelledImages, open_dataset
 from featherseg.data.datasets.sequences import OLD_RULES
 from featherseg.data.images.image_range import eight_bits, range_above
-from featherseg.recipe.tables import DataTable
-from featherseg.runs.run import Run
+from featherseg.layers.resize import resize_antialiased
+
+if TYPE_CHECKING:
+    from featherseg.recipe.tables import DataTable
+    from featherseg.runs.run import Run
 
 LEAST = 3
 """Least number of images for a fidelity."""
@@ -116,13 +120,11 @@ def write_images(
 def _resized(image: np.ndarray, size: Size, channels: int) -> np.ndarray:
     """Return (H, W, C) uint8 or uint16 as (*size, channels) uint8."""
     eight_bit = eight_bits(image, range_above(image.max()))
-    pixels = torch.from_numpy(eight_bit).permute(2, 0, 1)[None].float()  # (1, C, H, W)
+    pixels = eight_bit.transpose(2, 0, 1)[None].astype(np.float32)  # (1, C, H, W)
     if pixels.shape[1] != channels:
-        pixels = pixels.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1)
-    pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
-    return np.ascontiguousarray(
-        pixels[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy()
-    )
+        pixels = np.repeat(pixels.mean(axis=1, keepdims=True), channels, axis=1)
+    resized = resize_antialiased(pixels, size)[0].transpose(1, 2, 0)
+    return np.ascontiguousarray(np.rint(resized).clip(0, 255).astype(np.uint8))
 
 
 def _write(pixels: np.ndarray, path: Path) -> Path:

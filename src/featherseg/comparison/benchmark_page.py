@@ -15,7 +15,6 @@ from featherseg.comparison.benchmark_charts import (
     stage_keys,
     stages_svg,
 )
-from featherseg.comparison.builds import TORCH_BUILDS
 from featherseg.comparison.statistics import NO_DIFFERENCE
 from featherseg.core.machine import machine_text
 from featherseg.costs.latency import summarise
@@ -51,6 +50,11 @@ def sections_html(benchmark: Benchmark, *, head: bool = False) -> str:
     builds = dict.fromkeys(
         row.variant.build for t in benchmark.tables for row in t.rows if row.variant.build
     )
+    descriptions: dict[str, str] = {}
+    if builds:
+        from featherseg.comparison.builds import TORCH_BUILDS
+
+        descriptions = {build: TORCH_BUILDS[build].description for build in builds}
     facts = {**benchmark.machine, "load_average_at_end": benchmark.load_at_end}
     return render(
         "comparison/benchmark_page.html",
@@ -60,7 +64,7 @@ def sections_html(benchmark: Benchmark, *, head: bool = False) -> str:
         cautions=benchmark.cautions,
         machine=machine_text(dict(benchmark.machine)),
         facts=[(key.replace("_", " "), _text(value)) for key, value in facts.items()],
-        builds=[(build, TORCH_BUILDS[build].description) for build in builds],
+        builds=list(descriptions.items()),
         versus=[f"vs {baseline}" for baseline in benchmark.plan.baselines],
         no_difference=NO_DIFFERENCE,
         summarise=summarise,

@@ -1,22 +1,32 @@
 """The plan and the results of a benchmark: a table per setting, all as JSON."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featherseg.comparison.builds import EAGER, TUNED, builds_for
 from featherseg.comparison.fidelity import Fidelity
-from featherseg.comparison.roofline import Limits, Work
 from featherseg.comparison.statistics import MIN_STARTS, Speedup
-from featherseg.comparison.variants import BenchmarkModel, Variant, baseline_of, variants_of
+from featherseg.comparison.variants import (
+    EAGER,
+    TUNED,
+    BenchmarkModel,
+    Variant,
+    baseline_of,
+    variants_of,
+)
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import default_threads, pick_device, usable_cores
 from featherseg.core.types import Size
 from featherseg.core.wording import counted, finite, size_text
 from featherseg.costs.latency import MOST_WAIT, run_queue_wait, summarise
 from featherseg.data import LabelledImages
+
+if TYPE_CHECKING:
+    from featherseg.comparison.roofline import Limits, Work
 
 SCHEMA, SCHEMA_VERSION = "featherseg-benchmark", 2
 
@@ -70,24 +80,39 @@ class Plan:
     labelled: LabelledImages | None = None
     calibrate: bool = False
 
-    def completed(self, models: Sequence[BenchmarkModel]) -> "Plan":
+    def completed(self, models: Sequence[BenchmarkModel]) -> Plan:
         """Return the plan for these models, with defaults filled in; raises DeviceError."""
-        device = pick_device(self.device)
-        on_gpu = device.type == "cuda"
+        alone = self.of_files(models)
+        device = self.device if alone else str(pick_device(self.device))
+        on_gpu = not alone and device.startswith("cuda")
         return replace(
             self,
             models=models,
+            baseline=models[0].reference if alone and self.baseline == EAGER else self.baseline,
             sizes=self.sizes or list(dict.fromkeys(model.size for model in models)),
             batches=self.batches or (BATCHES_ON_GPU if on_gpu else BATCHES),
             threads=self.threads or (default_threads(),),
-            device=str(device),
+            device=device,
             rounds=self.rounds or (ROUNDS_ON_GPU if on_gpu else ROUNDS),
         )
+
+    @staticmethod
+    def of_files(models: Sequence[BenchmarkModel]) -> bool:
+        """Whether the models are files alone, which are timed without torch."""
+        return any(model.first_file for model in models)
 
     @property
     def baselines(self) -> tuple[str, ...]:
         """The variants with which every row is compared: `baseline`, plain eager, tuned eager."""
+        if self.of_files(self.models):
+            return (self.baseline,)
         return tuple(dict.fromkeys([self.baseline, EAGER, TUNED]))
+
+    @property
+    def reference(self) -> str:
+        """What the masks of every row are compared with."""
+        alone = self.of_files(self.models)
+        return self.models[0].reference if alone else "plain float32 PyTorch"
 
     @property
     def rounds_each(self) -> int:
@@ -96,6 +121,10 @@ class Plan:
 
     def variants(self, threads: int) -> list[Variant]:
         """Return the rows of a table."""
+        if self.of_files(self.models):
+            return variants_of(self.models, ())
+        from featherseg.comparison.builds import builds_for
+
         return variants_of(self.models, builds_for(pick_device(self.device).type, threads))
 
     def check(self) -> None:
@@ -169,6 +198,7 @@ class Row:
     Args:
         by_wall, by_cpu: speedup of the forward over each baseline, by wall and by CPU time.
         end_to_end: speedup from image file to mask file, by wall time.
+        work: None for files alone, whose operations are not counted.
         limit_ms: shortest time that the machine's rates allow; None if they were not measured.
     """
 
@@ -179,7 +209,7 @@ class Row:
     by_wall: Mapping[str, Speedup]
     by_cpu: Mapping[str, Speedup]
     end_to_end: Mapping[str, Speedup]
-    work: Work
+    work: Work | None
     limit_ms: float | None
 
 
@@ -219,7 +249,7 @@ class Benchmark:
             f"{model.name} is untrained: latency only. Its masks mean nothing, nor how a lower "
             "precision changes them."
             for model in self.plan.models
-            if model.run is None
+            if model.run is None and model.first_file is None
         ]
         worst = max((table.run_queue_wait for table in self.tables), default=1.0)
         if worst > MOST_WAIT:
@@ -241,7 +271,9 @@ class Benchmark:
             "version": SCHEMA_VERSION,
             "machine": {**self.machine, "load_average_at_end": self.load_at_end},
             "plan": {
-                "models": [{"name": n.name, "trained": n.run is not None} for n in plan.models],
+                "models": [
+                    {"name": n.name, "trained": bool(n.run or n.first_file)} for n in plan.models
+                ],
                 "device": plan.device,
                 "baselines": list(plan.baselines),
                 "starts": plan.starts,
@@ -292,7 +324,7 @@ def _row_json(row: Row, batch: int) -> dict[str, Any]:
         },
         "fidelity": asdict(row.fidelity),
         "limit_ms": row.limit_ms,
-        "macs": row.work.macs,
+        "macs": row.work and row.work.macs,
         "samples": {
             **{
                 clock: {

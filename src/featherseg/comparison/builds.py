@@ -8,15 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from featherseg.comparison.variants import EAGER, TUNED
 from featherseg.core.types import ClassInfo, Resize, SegOutput, Size
 from featherseg.inference.memory import peak_bytes_per_pixel
 from featherseg.inference.optimize import optimize
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.precision import autocast_off
 from featherseg.recipe.panoptic import PanopticTable
-
-EAGER, TUNED = "eager", "eager-tuned"
-"""The two baselines: PyTorch as it is, and with two lines that a user may add."""
 
 GRAPH_WARM_UP = 3
 """Passes on a side stream before a CUDA graph is captured, as PyTorch's documentation has it."""

@@ -10,19 +10,15 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
-from featherseg import models
-from featherseg.comparison.variants import CATALOGUE_CLASSES, BenchmarkModel, find_models
+from featherseg.comparison.variants import CATALOGUE_CLASSES, EXPORTS, BenchmarkModel, find_models
 from featherseg.core.errors import ConfigError, ExportError
+from featherseg.core.machine import default_threads
 from featherseg.core.types import Size
-from featherseg.exporters import export
-from featherseg.exporters.parity import perturb
 from featherseg.inference.runtimes import is_exported_file
 from featherseg.inference.runtimes.onnx import OnnxRuntime, open_session
 from featherseg.inference.runtimes.openvino import OpenvinoRuntime
 from featherseg.layers.sizes import resized
-from featherseg.runs.run import EXPORTS
 
 WARM_UP = 2
 """Passes before those that count: the first ones allocate memory. Chosen, not measured."""
@@ -117,7 +113,7 @@ def time_operators(
                     images = rng.integers(0, 256, (batch, *seen, runtime.channels), dtype=np.uint8)
                 else:
                     images = rng.normal(size=(batch, runtime.channels, *seen)).astype(np.float32)
-                for number in threads or [torch.get_num_threads()]:
+                for number in threads or [default_threads()]:
                     timed = profile(path, runtime, images, number, passes, Path(folder))
                     setting = OperatorTimes(label, runtime_name, size, batch, number)
                     results.append(_summed(setting, timed, passes))
@@ -129,6 +125,10 @@ USUAL = (512, 512)
 
 
 def _onnx_of(model: BenchmarkModel, folder: Path) -> Path:
+    from featherseg import models
+    from featherseg.exporters import export
+    from featherseg.exporters.parity import perturb
+
     if model.run:
         shipped = model.run.path / EXPORTS / "model.onnx"
         return shipped if shipped.is_file() else export(model.run, path=folder / "model.onnx").path

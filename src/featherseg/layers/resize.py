@@ -54,7 +54,11 @@ def scale_images(images: Array, factor: float) -> Array:
     """Resize images for a model, antialiased: (B, C, H, W) -> (B, C, H * factor, W * factor)."""
     if factor == 1.0:
         return images
-    size = scaled_size((images.shape[2], images.shape[3]), factor)
+    return resize_antialiased(images, scaled_size((images.shape[2], images.shape[3]), factor))
+
+
+def resize_antialiased(images: Array, size: Size) -> Array:
+    """Resize bilinearly, antialiased where images become smaller: (B, C, H, W) -> (B, C, *size)."""
     if isinstance(images, np.ndarray):
         rows, columns = map(_antialiased_taps, images.shape[2:], size)
         return _interpolated(images, rows, columns)
