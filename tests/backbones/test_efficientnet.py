@@ -32,7 +32,7 @@ SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lit
 @pytest.mark.seconds
 @pytest.mark.parametrize("name", SIZES)
 def test_the_last_stage_equals_the_published_network(name):
-    state = read_state(find_pretrained(name))
+    state = read_state(find_pretrained(name), is_published=True)
     theirs = EfficientNet.from_name(name).eval()
     theirs.load_state_dict(state)
     ours = backbones.build(name).eval()
@@ -196,7 +196,7 @@ def test_stages_have_the_published_widths_and_strides(name, channels, size):
 def test_a_dilated_network_agrees_wherever_the_strided_one_has_a_position(size):
     """TensorFlow pads strided positions onto odd cells of even sides, even cells of odd sides."""
     images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    state = read_state(find_pretrained("efficientnet-lite0"))
+    state = read_state(find_pretrained("efficientnet-lite0"), is_published=True)
     strided, dilated = (backbones.build("efficientnet-lite0", stride).eval() for stride in (32, 16))
     for backbone in (strided, dilated):
         load_official(backbone, state)

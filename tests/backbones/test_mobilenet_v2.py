@@ -23,7 +23,7 @@ STRIDES = {24: 4, 32: 8, 96: 16, 320: 32}
 
 @pytest.fixture(scope="module")
 def official():
-    return read_state(find_pretrained(NAME))
+    return read_state(find_pretrained(NAME), is_published=True)
 
 
 def layer(state, x, conv, norm, act=True, **how):

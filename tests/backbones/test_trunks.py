@@ -25,6 +25,8 @@ from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.recipe.tables import ModelTable
 from featherseg.training.initialisation import carry_over, starting_weights
 
+pytestmark = pytest.mark.usefixtures("safe_torch")
+
 
 @dataclass(frozen=True)
 class Family:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from featherseg import backbones
@@ -23,6 +24,8 @@ from featherseg.backbones.weights import (
 from featherseg.core.errors import WeightsError
 
 NAME = "efficientnet-lite0"
+
+pytestmark = pytest.mark.usefixtures("safe_torch")
 
 
 def test_one_error_lists_every_key_that_does_not_fit():
@@ -50,7 +53,7 @@ def test_num_batches_tracked_may_be_absent():
 
 
 def test_the_authors_keys_are_taken_strictly():
-    state = read_state(find_pretrained(NAME))
+    state = read_state(find_pretrained(NAME), is_published=True)
     state.pop("_blocks.3._bn1.weight")
     state["_blocks.99._bn1.weight"] = torch.zeros(1)
     with pytest.raises(WeightsError, match=r"missing: groups\.2\.0\.depthwise\.1\.weight") as error:
@@ -77,6 +80,16 @@ def test_a_damaged_file_gets_a_sentence(tmp_path, name):
     (tmp_path / name).write_bytes(b"not weights at all")
     with pytest.raises(WeightsError, match=name):
         read_state(tmp_path / name)
+
+
+def test_a_torch_with_a_known_vulnerability_reads_no_checkpoint_of_others(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cu128")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "a.pth")
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match=r"a\.pth safely \(CVE.*: pip install 'torch>=2\.10'"):
+        read_state(tmp_path / "a.pth")
+    assert list(read_state(tmp_path / "a.safetensors")) == ["a"]
+    assert load_pretrained(backbones.build(NAME), NAME)["keys"] > 0  # of published checksum
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path):

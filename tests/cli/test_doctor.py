@@ -85,7 +85,7 @@ def pretend_installed(folder: Path, name: str, version: str) -> None:
 
 
 def test_an_old_torch_and_an_extra_in_a_version_that_cannot_be_used_are_broken(tmp_path):
-    pretend_installed(tmp_path, "torch", "2.9.1")
+    pretend_installed(tmp_path, "torch", "2.8.0")
     pretend_installed(tmp_path, "onnxscript", "0.1")
     done = doctor("--json", path=tmp_path)
     assert done.returncode == 1
@@ -94,7 +94,7 @@ def test_an_old_torch_and_an_extra_in_a_version_that_cannot_be_used_are_broken(t
         row.versions for row in requirements() if (row.extra, row.name) == ("torch", "torch")
     )
     assert (row["state"], row["remedy"]) == ("broken", f"pip install --upgrade 'torch{asked}'")
-    assert row["found"] == f"2.9.1, but {asked} required"
+    assert row["found"] == f"2.8.0, but {asked} required"
     row = findings(done)["extra [export]/onnxscript"]
     (asked,) = (
         row.versions for row in requirements() if (row.extra, row.name) == ("export", "onnxscript")

@@ -18,7 +18,7 @@ from featherseg.runs.run import WEIGHTS, TeacherRow, open_run, write_info
 from featherseg.training import initialisation, train
 from featherseg.training.initialisation import carry_over, class_keys, terms_of
 
-pytestmark = pytest.mark.usefixtures("tiny")
+pytestmark = pytest.mark.usefixtures("tiny", "safe_torch")
 
 OTHERS = tuple(ClassInfo(name, (0, 0, 0)) for name in ("lorry", "car", "road"))
 SETTINGS, LITE = ModelTable(name="tiny"), ModelTable(name="frm-lite0")

@@ -12,6 +12,7 @@ from support.models.small_training import (
     trained,
 )
 
+from featherseg.core import machine
 from featherseg.core.machine import computes_bf16
 from featherseg.recipe.reading import parse_recipe, read_recipe, shipped_recipes
 from featherseg.runs.run import load_run, write_info
@@ -79,6 +80,13 @@ def test_no_recipe_of_ours_names_a_precision_that_devices_may_lack():
     ("flags", "has"), [({}, False), ({"avx2": True}, False), ({"avx512_bf16": True}, True)]
 )
 def test_a_cpu_computes_bf16_where_it_has_the_instructions(monkeypatch, flags, has):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
     assert computes_bf16(torch.device("cpu")) is has
     assert not computes_bf16(torch.device("mps"))
+
+
+@pytest.mark.parametrize(("flags", "has"), [(["avx2"], False), (["asimd", "bf16"], True)])
+def test_the_system_names_the_instructions_where_torch_does_not(monkeypatch, flags, has):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # torch before 2.11
+    monkeypatch.setattr(machine, "processor", lambda: {"flags": flags})
+    assert computes_bf16(torch.device("cpu")) is has

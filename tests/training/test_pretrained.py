@@ -1,5 +1,6 @@
 """ImageNet weights listed and fetched; the server is on the loopback interface."""
 
+import hashlib
 import io
 import json
 from dataclasses import replace
@@ -35,6 +36,8 @@ def content_of(state) -> bytes:
     return file.getvalue()
 
 
+pytestmark = pytest.mark.usefixtures("safe_torch")
+
 GOOD = content_of({"official.weight": torch.full((2, 3), 7.0)})
 
 
@@ -67,6 +70,14 @@ def test_fetched_weights_are_found_and_their_checksum_is_recorded(fetch, tmp_pat
         WeightsError, match=f"is not the fetched file: .* expected one that begins with {digest}"
     ):
         find_pretrained("van-b1")
+
+
+def test_weights_that_this_torch_cannot_read_safely_are_not_fetched(fetch, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch, "__version__", "2.9.1")
+    with pytest.raises(WeightsError, match=r"van_small_811\.pth\.tar safely \(CVE-2026-24747\)"):
+        fetch(GOOD)
+    assert not list(tmp_path.iterdir())
+    fetch(GOOD, hashlib.sha256(GOOD).hexdigest())
 
 
 def test_weights_that_are_here_are_not_fetched_again(fetch):

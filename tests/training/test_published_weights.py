@@ -27,7 +27,7 @@ from featherseg.training.published_weights import (
     write_imported_run,
 )
 
-pytestmark = pytest.mark.usefixtures("tiny")
+pytestmark = pytest.mark.usefixtures("tiny", "safe_torch")
 
 CLASSES = 8  # of shapes
 

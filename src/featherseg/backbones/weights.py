@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 
 from featherseg.core.errors import WeightsError
@@ -327,7 +328,8 @@ def load_trunk(backbone: Backbone, path: Path, name: str) -> dict[str, Any]:
     """
     source = PRETRAINED[name]
     wrapper = source.wrapper if isinstance(source, DownloadedFile) else ""
-    renamed, unused = backbone.rename_official(strip_prefix(read_state(path, wrapper))[0])
+    state = read_state(path, wrapper, is_published=bool(source.sha256))
+    renamed, unused = backbone.rename_official(strip_prefix(state)[0])
     own = [key for key in backbone.state_dict() if not key.endswith("num_batches_tracked")]
     absent = [key for key in own if key not in renamed and key.startswith(backbone.absent)]
     unused = [*unused, *(key for key in renamed if key not in backbone.state_dict())]
@@ -340,12 +342,16 @@ def load_trunk(backbone: Backbone, path: Path, name: str) -> dict[str, Any]:
     return {"keys": len(own) - len(absent), "absent": absent, "unused": unused}
 
 
-def read_state(path: Path, wrapper: str = "") -> dict[str, Tensor]:
+def read_state(path: Path, wrapper: str = "", *, is_published: bool = False) -> dict[str, Tensor]:
     """Return the tensors of a .safetensors, .pth or .ckpt file by key, without executing anything.
 
     Tensors may be under `wrapper`, `state_dict` or `model`. A checkpoint may also contain the
     training's options in an argparse.Namespace, as timm's do. Raises WeightsError.
+
+    is_published: Whether the file has a published checksum, so that any torch may read it.
     """
+    if not is_published:
+        refuse_unsafe_torch(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -380,6 +386,15 @@ def read_state(path: Path, wrapper: str = "") -> dict[str, Tensor]:
                 "bytes."
             )
     return content
+
+
+def refuse_unsafe_torch(path: Path) -> None:
+    """Raise WeightsError if a crafted checkpoint could run code in this torch (CVE-2026-24747)."""
+    if path.suffix != ".safetensors" and Version(torch.__version__) < Version("2.10"):
+        raise WeightsError(
+            f"torch {torch.__version__} does not read checkpoints of others such as {path} safely "
+            "(CVE-2026-24747). Use the weights as .safetensors, or run: pip install 'torch>=2.10'"
+        )
 
 
 def _content(path: Path, error: Exception) -> str:

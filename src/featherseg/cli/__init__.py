@@ -112,7 +112,13 @@ class _Command(TyperCommand):
                 raise ConfigError(
                     f"{option.opts[0]} was given {times} times. Give it once, with {values}."
                 )
-        return super().parse_args(ctx, args)
+        remaining = super().parse_args(ctx, args)
+        param: Any
+        for param in self.params:
+            # typer 0.16 with click 8.3 and later takes None for a value
+            if param.required and ctx.params[param.name] is None:
+                ctx.fail(f"Missing {param.param_type_name} {param.get_error_hint(ctx)}.")
+        return remaining
 
 
 class _App(typer.Typer):

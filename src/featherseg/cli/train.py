@@ -165,7 +165,8 @@ class TrainingProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        if not self.bar.disable:  # rich before 15 would print an empty line
+            self.bar.stop()
 
     def message(self, text: str) -> None:
         """Print a message."""

@@ -310,8 +310,11 @@ def computes_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    has = torch.cpu.get_capabilities()
-    return any(has.get(feature, False) for feature in ("avx512_bf16", "amx_bf16", "bf16"))
+    if hasattr(torch.cpu, "get_capabilities"):
+        flags = {name for name, has in torch.cpu.get_capabilities().items() if has is True}
+    else:  # torch before 2.11
+        flags = set(processor()["flags"])
+    return not flags.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 _process_began: float | None = None

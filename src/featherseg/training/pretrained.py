@@ -15,6 +15,7 @@ from featherseg.backbones.weights import (
     find_pretrained,
     load_trunk,
     record_path,
+    refuse_unsafe_torch,
     weights_folder,
 )
 from featherseg.core.download import download
@@ -85,6 +86,8 @@ def fetch_pretrained(
             ) from None
 
     path = weights_folder() / source.file
+    if not source.sha256:
+        refuse_unsafe_torch(path)
     digest = download(
         source.address,
         path,

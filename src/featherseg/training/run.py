@@ -156,7 +156,7 @@ def _run_trainer(
         )
         is_over = False
         try:
-            trainer.fit(module, ckpt_path=resume_from, weights_only=True)
+            trainer.fit(module, ckpt_path=resume_from)
             is_over = True
         except SystemExit:  # Lightning's answer to Ctrl-C, and the recorder's to a signal
             if not this_rank():
