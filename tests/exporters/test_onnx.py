@@ -16,6 +16,7 @@ from featherseg.exporters.job import POSTPROCESSING, PREPROCESSING, Facts, metad
 from featherseg.exporters.onnx import EXAMPLE, OPSET
 from featherseg.exporters.stages import PREFIX, Stages
 from featherseg.inference.memory import peak_bytes_per_pixel
+from featherseg.runs.provenance import provenance
 
 SIZES = [
     (64, 64),
@@ -110,6 +111,7 @@ def test_the_metadata_say_all_that_predicting_needs(exported, session):
         "minimum_size": run.model.minimum_size,
         "align_corners": run.model.align_corners,
         "licence": "research only",
+        "provenance": provenance(run),
         "image_size": [96, 128],
         "test_resize": None,
         "panoptic": run.recipe.panoptic.model_dump() if run.model.panoptic else None,

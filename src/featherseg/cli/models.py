@@ -1,21 +1,43 @@
 """`featherseg models`: list the catalogue of models."""
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from featherseg.cli.options import AsJson
-from featherseg.core.wording import json_text, size_text
+from featherseg.core.errors import ConfigError
+from featherseg.core.wording import json_text, size_text, visible
 
 
 def models(
+    run: Annotated[
+        str | None,
+        typer.Argument(help="A trained model, by name or folder: what it was made from."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the models, fastest first: latency, parameters, MACs, ImageNet weights, paper.
 
     Models on the Pareto front are marked: no model trained in the same way is as fast and as
-    accurate.
+    accurate. With the name of a trained one: its data, licences, initial weights and command.
     """
     import featherseg
 
+    if run is not None:
+        from featherseg.models import MODELS
+        from featherseg.runs.provenance import provenance
+
+        if run in MODELS and not Path(run).exists():
+            raise ConfigError(
+                f"{run} is not trained. Count it with `featherseg cost {run}`, or train it with "
+                f"`featherseg train {run} --data DATA --out RUN`."
+            )
+        facts = provenance(featherseg.load_run(run))
+        width = max(map(len, facts)) + 2
+        lines = [f"{name.replace('_', ' '):{width}}{fact}" for name, fact in facts.items()]
+        print(json_text(facts) if as_json else visible("\n".join(lines)))
+        return
     rows = featherseg.list_models()
     if as_json:
         print(json_text(rows))

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -345,12 +345,30 @@ def this_rank() -> int:
     return next((int(os.environ[name]) for name in names if name in os.environ), 0)
 
 
+def source_commit() -> str | None:
+    """Return the commit of the checkout that featherseg runs from; None if it is installed.
+
+    "-dirty" follows if files were changed.
+    """
+    source = Path(__file__).resolve().parents[3]
+    if not (source / ".git").exists():
+        return None
+    command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40"]
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(
+            [*command, "--exclude=*"], capture_output=True, check=True, timeout=20
+        )
+        return done.stdout.decode("utf-8").strip()
+    return None
+
+
 def environment() -> dict[str, Any]:
     """Return what the figures of a run depend on besides its settings."""
     import torch
 
     return {
         "featherseg": __version__,
+        "commit": source_commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.platform(),

@@ -56,8 +56,8 @@ class Facts:
     name is the catalogue's name of a run's model, with its `options`; image_size is the (H, W) in
     pixels it was trained on, if known; test_resize is the size images were resized to in
     validation, None for their own size; panoptic is how centres become objects; init is `Run.init`,
-    how its training began; used_size is the (H, W) of images it will be used on, if different from
-    the training images.
+    how its training began, and provenance is what the weights were made from; used_size is the
+    (H, W) of images it will be used on, if different from the training images.
     """
 
     name: str
@@ -68,6 +68,7 @@ class Facts:
     panoptic: PanopticTable | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     init: str | None = None
+    provenance: Mapping[str, str] = field(default_factory=dict)
     used_size: Size | None = None
 
     @property
@@ -110,6 +111,7 @@ def metadata(model: SegmentationModel, facts: Facts, masks: bool = False) -> dic
         "minimum_size": model.minimum_size,
         "align_corners": model.align_corners,
         "licence": facts.licence,
+        "provenance": dict(facts.provenance),
         "image_size": facts.image_size,
         "test_resize": facts.test_resize,
         "panoptic": (facts.panoptic or PanopticTable()).model_dump() if model.panoptic else None,

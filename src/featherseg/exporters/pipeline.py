@@ -45,6 +45,7 @@ from featherseg.exporters.report import PARITY, ExportReport, keep_reports
 from featherseg.inference.runtimes import open_file
 from featherseg.layers.model import SegmentationModel, merge_paths
 from featherseg.layers.own_model import as_model
+from featherseg.runs.provenance import provenance
 from featherseg.runs.run import EXPORTS, Run, load_run
 
 LIKE_FILES = {".bin", ".engine", ".html", ".json", ".mlmodel", ".pt", ".pth"}
@@ -395,6 +396,7 @@ def describe(
         panoptic=recipe.panoptic,
         options=recipe.model.options,
         init=run.init,
+        provenance=provenance(run),
     )
 
 

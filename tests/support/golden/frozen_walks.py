@@ -184,10 +184,8 @@ def train_walk(folder: Path) -> Trace:
     trace.files["run"] = file_names(out)
     for name in ("resolved.json", "environment.json", "metrics.jsonl", "data.json"):
         trace.keys[name] = keys_of(out / name)
-    for path in (
-        "gpus",
-        "memory_gb.measured",
-    ):  # by the machine, and by what the process did before
+    # by the machine, the checkout, and what the process did before
+    for path in ("gpus", "commit", "memory_gb.measured"):
         trace.keys["environment.json"].pop(path, None)
     recipe = read_json(out / "resolved.json")["recipe"]
     trace.exact["recipe"] = {name: table for name, table in recipe.items() if name != "data"}
