@@ -6,10 +6,10 @@ export PYTHON CPU
 # PYTHONDONTWRITEBYTECODE, where it is set, would have each of the hundred processes compile what it imports
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal --durations=20
 
-.PHONY: help setup demo test test-seconds test-slow test-versions check format docs release clean
+.PHONY: help setup demo test test-seconds test-slow test-versions test-aarch64 check format docs release clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 setup: ## Make .venv with the package and all extras (PYTHON=python3.13: by that one; CPU=1: without CUDA)
 	@scripts/setup.sh
@@ -32,6 +32,9 @@ test-slow: setup ## Run the tests that take minutes
 test-versions: setup ## Run the quick tests with the newest and the lowest versions of what is needed
 	@scripts/test_tools.sh
 	@scripts/versions.sh
+
+test-aarch64: setup ## Test the wheel for Linux on ARM on an emulated board, in hours (as root)
+	@scripts/aarch64.sh
 
 check: setup ## Lint, formatting, types, layers, licences and known holes of what is needed
 	ruff check .
