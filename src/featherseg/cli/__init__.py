@@ -23,6 +23,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from featherseg._version import __version__
+from featherseg.cli.hints import refuse_foreign_options, refuse_foreign_verb
 from featherseg.core.errors import (
     OF_TORCH,
     ConfigError,
@@ -99,6 +100,8 @@ class _Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments of a verb. Raises ConfigError."""
+        known = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
+        refuse_foreign_options(str(self.name), args, known)
         texts, _, order = self.make_parser(ctx).parse_args(list(args))
         for name, value in texts.items():
             for text in value if isinstance(value, list | tuple) else [value]:
@@ -224,6 +227,7 @@ class _Visible(logging.Formatter):
 def _run() -> int:
     """Run the verb on the command line and return the exit code; errors become one message."""
     try:
+        refuse_foreign_verb(sys.argv[1:], VERBS)
         build_app()(prog_name="featherseg")
     except NoDataset as error:
         from featherseg.converters import next_step  # here, so that other commands start faster
