@@ -57,7 +57,8 @@ def export(
         typer.Option(
             "--image-size",
             metavar="HxW",
-            help="For ncnn and litert [default: a typical training image's].",
+            help="Image size of ncnn, litert and coreml files; others are timed at it "
+            "[default: a typical training image's].",
         ),
     ] = None,
     data_root: DataRoot = None,
@@ -65,7 +66,7 @@ def export(
 ) -> None:
     """Export a run's model, and compare each file with the model at several image sizes.
 
-    The files take normalised images of any height and width (ncnn and litert: only --image-size).
+    The files take normalised images of any height and width (ncnn, litert, coreml: --image-size).
     `predict`, `evaluate` and `compare` accept them, except for web, tensorrt, coreml and those of
     --masks, which take RGB images and are written as onnx and openvino. An unknown format or a
     missing package is refused before anything is written. If a format fails later, the others are
