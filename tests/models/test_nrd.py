@@ -30,9 +30,11 @@ def test_the_classifier_that_the_authors_do_not_use_is_listed():
     assert unused == ["decode_head.conv_seg.weight", "decode_head.conv_seg.bias"]
 
 
+@pytest.mark.parametrize("few_dimensions", [False, True])
 @torch.no_grad()
-def test_every_cell_runs_its_own_network_on_its_patch():
+def test_every_cell_runs_its_own_network_on_its_patch(few_dimensions):
     layer = perturb(PatchNetworks(3).double().eval())
+    layer.few_dimensions = few_dimensions
     guidance, weights, bias = seeded(1, 16, 16, 24), seeded(1, 624, 2, 3), seeded(1, 3, 2, 3)
     out = layer(guidance, weights, bias)
     for y, x in ((0, 0), (5, 8), (7, 23), (15, 16)):

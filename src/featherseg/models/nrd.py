@@ -62,7 +62,10 @@ class PatchNetworks(nn.Module):
 
     The P predicted weights are the matrix (output channels first) and the biases of each of two
     hidden layers, then the matrix of the last layer. The biases of the last layer come as `bias`.
+    With `few_dimensions` patches are cut out and joined by tensors of four dimensions, more slowly.
     """
+
+    few_dimensions = False  # exporters/fixed_graph.py
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -90,7 +93,11 @@ class PatchNetworks(nn.Module):
         inputs = self.norm(torch.cat([position.expand(batch, -1, -1, -1), guidance], dim=1))
 
         # positions of a patch as the columns of a matrix: (B, h w, 18, 64)
-        hidden = F.pixel_unshuffle(inputs, PATCH).flatten(2).mT.unflatten(-1, (-1, PATCH**2))
+        if self.few_dimensions:
+            hidden = F.pixel_unshuffle(inputs, PATCH).flatten(2).mT.unflatten(-1, (-1, PATCH**2))
+        else:
+            patches = inputs.reshape(batch, -1, rows, PATCH, columns, PATCH)
+            hidden = patches.permute(0, 2, 4, 1, 3, 5).flatten(4).flatten(1, 2)
         first, first_bias, second, second_bias, last = weights.flatten(2).mT.split(
             self.sizes, dim=-1
         )
@@ -99,8 +106,11 @@ class PatchNetworks(nn.Module):
             hidden = F.relu(matrix @ hidden + biases[..., None])  # (B, h w, 16, 64)
         logits = last.unflatten(-1, (self.classes, HIDDEN)) @ hidden  # (B, h w, K, 64)
         logits = logits + bias.flatten(2).mT[..., None]
-        logits = logits.flatten(2).mT.reshape(batch, -1, rows, columns)  # (B, 64 K, h, w)
-        return F.pixel_shuffle(logits, PATCH)
+        if self.few_dimensions:
+            planes = logits.flatten(2).mT.reshape(batch, -1, rows, columns)  # (B, 64 K, h, w)
+            return F.pixel_shuffle(planes, PATCH)
+        patches = logits.reshape(batch, rows, columns, -1, PATCH, PATCH)
+        return patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, -1, height, width)
 
     def macs(self, x: Tensor, y: Tensor) -> int:
         """Count the three layers at every position; ptflops misses them."""
