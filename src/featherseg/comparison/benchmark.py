@@ -6,8 +6,6 @@ close in time. This is repeated several times, because memory addresses, pages a
 of a process affect all its times. No latency is given without its fidelity.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -48,7 +46,7 @@ if TYPE_CHECKING:
 
 
 def benchmark(
-    models: Sequence[str | Path | Run],
+    models: "Sequence[str | Path | Run]",
     plan: Plan | Mapping[str, Any] = Plan(),  # noqa: B008 (frozen)
     *,
     data: str | None = None,
@@ -199,7 +197,7 @@ class _Lane:
         self.left_out: dict[str, str] = {}
         self.images: dict[Path, Images] = {}
 
-    def measure_limits(self) -> Limits:
+    def measure_limits(self) -> "Limits":
         """Measure the rates of the machine in a process of its own."""
         self.steps.take("measuring the limits of this machine", 0)
         order: dict[str, Any] = {"threads": self.threads, "device": self.plan.device}
@@ -208,7 +206,7 @@ class _Lane:
         with Process("limits", self.threads, self.command) as process:
             return Limits(**process.request("limits", **order))
 
-    def run(self, limits: Limits | None) -> list[Table]:
+    def run(self, limits: "Limits | None") -> list[Table]:
         """Measure every start; return a table for each setting."""
         for start in range(self.plan.starts):
             doing = f"start {start + 1} of {self.plan.starts}"
@@ -335,7 +333,7 @@ class _Lane:
 
         self._each(score)
 
-    def _rows(self, setting: Setting, limits: Limits | None) -> list[Row]:
+    def _rows(self, setting: Setting, limits: "Limits | None") -> list[Row]:
         """Return the rows of a setting's table."""
         samples = {v.name: self.logs[v.name, setting].samples() for v in self._present()}
         work: dict[str, Any] = dict.fromkeys(model.source for model in self.plan.models)
