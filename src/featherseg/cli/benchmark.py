@@ -83,8 +83,10 @@ def benchmark(
     channels-last, featherseg.optimize in float32 and bfloat16, and every file of its export/. Each
     variant is a separate process; the processes take turns. A model given by name gets seeded
     random weights. --data, --data-root or --split also measure mIoU; a run counts that as a look at
-    the split, as `evaluate` does. --operators shows where ONNX Runtime or OpenVINO spends its time;
-    for a run it uses export/model.onnx, which is exported first if it is missing.
+    the split, as `evaluate` does. Files that lie in no run's export/ are compared with the first of
+    them, if no run is named; this needs no PyTorch. --operators shows where ONNX Runtime or
+    OpenVINO spends its time; for a run it uses export/model.onnx, which is exported first if it is
+    missing.
     """
     sizes = [parse_size(text, "--image-size") for text in size or ()]
     if rounds is not None and rounds < 1:

@@ -60,6 +60,7 @@ def benchmark(
 
     Args:
         models: run folders, names of runs, exported files, names of the catalogue (seeded weights).
+            Files alone, which lie in no run's export/, are compared with the first of them.
         plan: sizes, batches, threads, device, baseline and repeats, or a mapping of those that
             differ from the defaults of `featherseg benchmark`, such as {"threads": [1, 4]}.
         data, data_root, split: the labelled set for mIoU; if one is given, the others default to
