@@ -429,7 +429,7 @@ def test_push_and_predict_from_the_command_line(hub, run, tmp_path):
 
     pushed = featherseg("push", run, ADDRESS)
     assert pushed.returncode == 0, pushed.stderr
-    assert f"every verb takes it: featherseg predict {ADDRESS} photos -o out" in pushed.stdout
+    assert f"every verb accepts it: featherseg predict {ADDRESS} photos -o out" in pushed.stdout
     masks = []
     for source, more in ((run, {}), (ADDRESS, {}), (ADDRESS, {"HF_HUB_OFFLINE": "1"})):
         out = tmp_path / f"out{len(masks)}"
