@@ -145,6 +145,12 @@ def test_the_readme_s_command_prints_what_stands_there(tmp_path, monkeypatch, ca
     assert shares[0] == pytest.approx(shares[1], abs=0.15)
 
 
+def test_the_changelog_is_read_in_minutes():
+    """A merge of two branches brought back a changelog of 230 lines, twice."""
+    released = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split("\n## ")[1:]
+    assert all(len(section.split()) < 1000 for section in released)
+
+
 def test_the_page_of_verbs_is_what_the_command_line_says():
     (pinned,) = re.findall(r"^typer==(.+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     if version("typer") != pinned:
