@@ -58,3 +58,12 @@ def test_loops_that_were_not_compiled_come_with_the_compilers_first_error(tmp_pa
     (tmp_path / "not_compiled.txt").write_text("_norm.c:1:2: error: no such vector")
     assert of("compiled loops").found.endswith("not compiled, _norm.c:1:2: error: no such vector")
     assert of("compiled loops").state == "warning"
+
+
+def test_without_torch_it_says_that_an_exported_file_and_its_runtime_are_enough(monkeypatch):
+    monkeypatch.setattr(doctor, "HAS_TORCH", False)
+    rows = {finding.name: finding for finding in system()}
+    assert "an exported file and onnxruntime, or ncnn, are enough" in rows["torch"].found
+    assert {"cores", "compiled loops", "disk: here"} <= rows.keys()
+    assert not {"ImageNet weights", "/dev/shm", "cpu"} & rows.keys()
+    assert all(finding.state != "broken" for finding in rows.values())

@@ -66,9 +66,8 @@ def _machine() -> Iterator[Finding]:
 
 def _devices() -> Iterator[Finding]:
     if not HAS_TORCH:
-        yield Finding(
-            "devices", "cpu", "exported files alone: they need no torch, but their runtime"
-        )
+        enough = "not here: on a board an exported file and onnxruntime, or ncnn, are enough"
+        yield Finding("devices", "torch", enough)
         return
     import torch
 
