@@ -19,9 +19,12 @@ import featherseg  # noqa: F401
 
 SHARED = Path(__file__).parents[2] / "shared"
 
-hypothesis.settings.register_profile(
-    "fixed seeds", derandomize=True, deadline=None
-)  # a busy machine fails none
+hypothesis.settings.register_profile(  # a busy or an emulated machine fails none
+    "fixed seeds",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("fixed seeds")
 
 
