@@ -1,9 +1,13 @@
 """What is required, what is here: read from the metadata by plain Python."""
 
+import tomllib
 from email.message import Message
 from importlib import metadata
+from itertools import chain
+from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from featherseg.core.errors import MissingExtra, require
@@ -50,6 +54,27 @@ def test_the_requirements_are_those_of_the_package_with_extras_of_extras_resolve
     }
     assert "dev" not in {row.extra for row in rows}
     assert not any(row.name.startswith("featherseg") for row in rows)
+
+
+@pytest.mark.parametrize(
+    "installed",
+    [
+        "torch==2.9.1",
+        "typer==0.16.0",
+        "rich==13.9.0",
+        "pillow==11.3.0",
+        "onnxruntime==1.23.0",
+        "numpy==1.26.0",
+        "lightning==2.5.0",
+    ],
+)
+def test_an_environment_that_people_have_keeps_its_versions(installed):
+    name, version = installed.split("==")
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    bounds = [line.specifier for line in map(Requirement, lines) if line.name == name]
+    assert bounds
+    assert all(version in bound for bound in bounds)
 
 
 def test_a_package_that_raises_and_one_that_kills_its_process_are_told_from_those_that_import(
