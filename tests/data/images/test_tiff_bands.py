@@ -7,7 +7,9 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
+from packaging.version import Version
 from PIL import Image
 
 from featherseg.core.errors import DataError, TooLarge
@@ -61,6 +63,15 @@ def test_bands_are_those_that_tifffile_wrote(bands, dtype, planar, order, form):
     assert image_channels(image(content)) == bands
 
 
+def test_an_old_pillow_says_which_one_reads_zstd(monkeypatch, tmp_path):
+    monkeypatch.setattr(PIL, "__version__", "11.3.0")
+    content = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(content, "TIFF", compression="tiff_lzw")
+    (tmp_path / "a.tif").write_bytes(content.getvalue().replace(b"\x80", b"\xff"))
+    with pytest.raises(DataError, match=r"a\.tif cannot be read: .* 'pillow>=12'"):
+        read_image(tmp_path / "a.tif")
+
+
 @pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
 @pytest.mark.parametrize("compression", ["lzw", "deflate", "zstd", "packbits"])
 @pytest.mark.parametrize("interleave", ["pixel", "band"])
@@ -69,6 +80,8 @@ def test_compressions_of_gdal_are_read(tmp_path: Path, compression, interleave, 
     rasterio = pytest.importorskip("rasterio")
     if predictor == 2 and compression == "packbits":
         pytest.skip("has no predictor")
+    if compression == "zstd" and Version(PIL.__version__) < Version("12"):
+        pytest.skip("Pillow before 12 has no zstd")
     pixels = RNG.integers(0, 4000, (6, 70, 90), dtype=np.uint16)
     options = {
         "driver": "GTiff",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import PIL
 from PIL import (  # those of all formats here: Pillow loads all that it has if one is missing
     AvifImagePlugin,  # noqa: F401
     ExifTags,
@@ -366,9 +367,11 @@ def _faults(path: Source) -> Iterator[None]:
         ) from None
     except Exception as error:
         reason = str(error) or type(error).__name__
-        raise DataError(
-            f"{path} cannot be read: {reason}. The file is damaged or truncated; replace it."
-        ) from error
+        advice = "The file is damaged or truncated; replace it."
+        is_tiff = str(path).lower().endswith((".tif", ".tiff"))
+        if is_tiff and int(PIL.__version__.partition(".")[0]) < 12:
+            advice += " If it is compressed by zstd, run: pip install 'pillow>=12'"
+        raise DataError(f"{path} cannot be read: {reason}. {advice}") from error
 
 
 def _file(source: Source) -> BinaryIO:

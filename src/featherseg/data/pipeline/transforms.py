@@ -109,7 +109,7 @@ def rotated(crop: Crop, degrees: float) -> Crop:
     outside = (grid.abs() > 1).any(-1)[0]  # (H, W)
     x = F.grid_sample(crop.image[None].float(), grid, padding_mode="border", align_corners=False)
     image = x[0].round().to(crop.image.dtype)  # (C, H, W)
-    image = torch.where(outside, _mean_color(crop.image, planar=True)[:, None, None], image)
+    image = _where(outside, _mean_color(crop.image, planar=True)[:, None, None], image)
     columns, rows = (
         ((place + 1) * (length / 2)).long().clamp(0, length - 1)
         for place, length in zip(grid[0].unbind(-1), (width, height), strict=True)
@@ -144,9 +144,17 @@ def mixed(crop: Crop, other: Crop, rng: np.random.Generator) -> Crop:
 def pasted(crop: Crop, other: Crop, where: Tensor) -> Crop:
     """Return the crop with the pixels `where` (h, w) bool of another; it has no instances."""
     # nothing is written into the crops, which may be views of a dataset's arrays
-    image = interleaved(torch.where(where, other.image, crop.image))
+    image = interleaved(_where(where, other.image, crop.image))
     origins = crop.origins and other.origins and crop.origins.pasted(other.origins, where)
     return Crop(image, torch.where(where, other.label, crop.label), origins=origins)
+
+
+def _where(condition: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
+    """Return torch.where of two images, also of uint16, for which torch 2.9 has none."""
+    if other.dtype == torch.uint16:
+        bits = torch.where(condition, chosen.view(torch.int16), other.view(torch.int16))
+        return bits.view(torch.uint16)
+    return torch.where(condition, chosen, other)
 
 
 def _placed(x: Tensor, corner: tuple[int, int], full: Tensor) -> Tensor:
