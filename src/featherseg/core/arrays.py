@@ -64,10 +64,11 @@ def mirrored(x: Array) -> Array:
     return x[..., ::-1] if isinstance(x, np.ndarray) else x.flip(3)
 
 
-def softmax(scores: Array) -> Array:
-    """Return the softmax over the classes of (B, K, H, W)."""
+def softmax(scores: Array, weights: np.ndarray | None = None) -> Array:
+    """Return the softmax over the classes of (B, K, H, W), times the weights (H, W) if given."""
     if not isinstance(scores, np.ndarray):
-        return scores.softmax(dim=1)
+        shares = scores.softmax(dim=1)
+        return shares if weights is None else shares * like(weights, shares)
     values = np.empty(scores.shape, np.float32)
     step = max(1, SOFTMAX_VALUES * scores.shape[2] // max(scores.size, 1))
     for start in range(0, scores.shape[2], step):
@@ -75,7 +76,7 @@ def softmax(scores: Array) -> Array:
         part, given = values[:, :, rows], scores[:, :, rows]
         np.subtract(given, given.max(axis=1, keepdims=True), out=part)
         np.exp(part, out=part)
-        part /= part.sum(axis=1, keepdims=True)
+        part *= (np.float32(1) if weights is None else weights[rows]) / part.sum(1, keepdims=True)
     return values
 
 

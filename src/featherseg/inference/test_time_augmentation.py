@@ -157,9 +157,9 @@ def _blend(passes: list[Pass], start: int, stop: int, width: int, overlap: float
             continue
         weight = edge_weights(window.height, overlap)[upper - window.top : lower - window.top, None]
         weight = weight * edge_weights(window.width, overlap)  # (rows, w)
-        scores = softmax(_rows(run, upper - window.top, lower - window.top))  # (B, K, rows, w)
+        scores = _rows(run, upper - window.top, lower - window.top)  # (B, K, rows, w)
         columns = slice(window.left, window.left + window.width)
-        total[:, :, upper - start : lower - start, columns] += scores * like(weight, first)
+        total[:, :, upper - start : lower - start, columns] += softmax(scores, weight)
         weights[upper - start : lower - start, columns] += weight
     total /= like(weights, first)
     return total

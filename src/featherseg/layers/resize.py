@@ -78,15 +78,16 @@ def _two_taps(source: int, target: int, align_corners: bool) -> Taps:
 
 
 def _antialiased_taps(source: int, target: int) -> Taps:
-    """Return the weights of a triangle as wide as 2 output places, at least 2 source places."""
+    """Return the weights of a triangle as wide as 2 output places; of `_two_taps` if it grows."""
+    if target >= source:
+        return _two_taps(source, target, align_corners=False)
     scale = np.float32(source) / np.float32(target)
-    reach = max(scale, np.float32(1))
     centre = scale * (np.arange(target, dtype=np.float32) + np.float32(0.5))
-    begin = np.maximum((centre - reach + np.float32(0.5)).astype(np.int64), 0)
-    end = np.minimum((centre + reach + np.float32(0.5)).astype(np.int64), source)
+    begin = np.maximum((centre - scale + np.float32(0.5)).astype(np.int64), 0)
+    end = np.minimum((centre + scale + np.float32(0.5)).astype(np.int64), source)
     first = np.minimum(begin, source - (end - begin).max())
     place = first[:, None] + np.arange((end - begin).max())  # (m, T)
-    away = np.abs(place.astype(np.float32) + np.float32(0.5) - centre[:, None]) / reach
+    away = np.abs(place.astype(np.float32) + np.float32(0.5) - centre[:, None]) / scale
     weights = np.maximum(1 - away, 0).astype(np.float32)
     return Taps(first, weights / weights.sum(axis=1, keepdims=True))
 
