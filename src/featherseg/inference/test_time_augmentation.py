@@ -26,7 +26,7 @@ from featherseg.inference.settings import InferenceSettings
 from featherseg.inference.sliding_window import Window, edge_weights, windows
 from featherseg.kernels.upsample import upsample_argmax
 from featherseg.layers.normalise import normalise
-from featherseg.layers.resize import resize, scale_images, to_image
+from featherseg.layers.resize import resize, resize_array, scale_images, to_image
 
 BLOCK_BYTES = 32 * 2**20
 """Most bytes of a block of rows of full-resolution scores."""
@@ -131,6 +131,8 @@ def _rows(run: Pass, start: int, stop: int) -> Any:
 
 def resize_rows(x: Array, size: Size, start: int, stop: int, *, align_corners: bool) -> Array:
     """Return rows start..stop of `layers.resize.resize(x, size)`: (B, C, stop - start, W)."""
+    if isinstance(x, np.ndarray):
+        return resize_array(x, size, align_corners=align_corners, rows=slice(start, stop))
     height = x.shape[2]
     row = np.arange(start, stop, dtype=np.float32)
     if align_corners:

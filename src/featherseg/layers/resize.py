@@ -36,11 +36,7 @@ class Taps(NamedTuple):
 def resize(x: Array, size: Size, *, align_corners: bool) -> Array:
     """Resize bilinearly, (B, C, h, w) -> (B, C, *size)."""
     if isinstance(x, np.ndarray):
-        rows, columns = (
-            _two_taps(source, target, align_corners)
-            for source, target in zip(x.shape[2:], size, strict=True)
-        )
-        return _interpolated(x, rows, columns)
+        return resize_array(x, size, align_corners=align_corners)
     import torch.nn.functional as F
 
     if library.trains_here(x):
@@ -48,6 +44,16 @@ def resize(x: Array, size: Size, *, align_corners: bool) -> Array:
 
         return resize_bilinear(x, size, align_corners=align_corners)
     return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def resize_array(
+    x: np.ndarray, size: Size, *, align_corners: bool, rows: slice = slice(None)
+) -> np.ndarray:
+    """Return rows of a map resized bilinearly: (B, C, h, w) -> (B, C, rows, W) float32."""
+    columns = _two_taps(x.shape[3], size[1], align_corners)
+    first, weights = (values[rows] for values in _two_taps(x.shape[2], size[0], align_corners))
+    begin, end = first[0], first[-1] + weights.shape[1]  # of the source rows that are needed
+    return _interpolated(x[:, :, begin:end], Taps(first - begin, weights), columns)
 
 
 def scale_images(images: Array, factor: float) -> Array:
