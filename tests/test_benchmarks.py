@@ -1311,3 +1311,35 @@ def test_every_stage_for_a_gpu_runs_small_on_a_cpu_and_once(stage, tmp_path):
     assert (
         again.stdout == f"gpu: {stage} is done: {tmp_path}/gpu-dry/{stage}.md\n" or stage == "tests"
     )
+
+
+@pytest.mark.seconds
+def test_photographs_of_a_road_or_a_building_lie_in_one_list(load, shared, tmp_path):
+    script = load("photographs")
+    script.write_roads(shared / "data/road", tmp_path)
+    lists = {
+        name: (tmp_path / name / f"{split}.txt").read_text().split()
+        for name, split in (("road", "train"), ("road-same", "test"), ("road-all", "train"))
+    }
+    test = (tmp_path / "road/test.txt").read_text().split()
+    sections = {name: {key.split("_")[3] for key in keys} for name, keys in lists.items()}
+    assert sections["road-all"].isdisjoint({key.split("_")[3] for key in test})
+    assert sections["road"] == sections["road-same"]
+    assert set(lists["road"]).isdisjoint(lists["road-same"])
+    for section in sections["road"]:  # the held-out part follows the other
+
+        def positions(name, section=section):
+            return [int(key.split("_")[-1]) for key in lists[name] if f"_{section}_" in key]
+
+        assert max(positions("road")) < min(positions("road-same"))
+    roads = open_dataset(str(tmp_path / "road/dataset.toml"), "test")
+    assert [info.name for info in roads.classes] == ["background", "lane", "crack", "pothole"]
+    assert len(roads) == len(test) == 259
+
+    script.write_corridors(shared / "data", tmp_path)
+    walk = open_dataset(str(tmp_path / "indoor/dataset.toml"), "train")
+    other = open_dataset(str(tmp_path / "indoor-other/dataset.toml"), "test")
+    assert (len(walk), len(other)) == (432, 322)
+    assert set(np.unique(walk.label(0))) <= {*range(len(walk.classes)), 255}
+    kinds = [set(mapping) for mapping in script.BUILDINGS.values()]
+    assert kinds == [set(script.INDOOR_CLASSES)] * 2
