@@ -54,7 +54,10 @@ def surroundings() -> dict[str, object]:
         "warnings": list(warnings.filters),
         "signals": [signal.getsignal(number) for number in signals],
         "environment": {
-            key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"
+            key: value
+            for key, value in os.environ.items()
+            # torch 2.9 sets the second when it exports
+            if key not in ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR")
         },
         "folder": os.getcwd(),
         "root loggers": (logging.root.level, logging.root.handlers[:]),
