@@ -53,7 +53,7 @@ class NearestCell(nn.Module):
             phase = phase.unflatten(1, size)  # (12, H, W)
             encoded = torch.cat([offset, phase.sin(), phase.cos()])  # (26, H, W)
         cells = x[:, :, row][:, :, :, column]  # (B, D, H, W)
-        batch = encoded.to(x.dtype).expand(len(x), -1, -1, -1)
+        batch = encoded.to(x.dtype).expand(x.shape[0], -1, -1, -1)
         return torch.cat([batch, cells], dim=1)
 
     def macs(self, x: Tensor, y: Tensor) -> int:
