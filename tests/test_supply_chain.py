@@ -77,13 +77,11 @@ def test_nvidia_s_packages_are_not_excused_from_the_gpl(gate, monkeypatch):
 
 @pytest.mark.seconds
 def test_what_an_extra_brings_is_seen_and_what_another_brings_is_not(gate):
-    assert {"torch", "pillow", "typing-extensions"} <= gate.needed(
-        ("",)
-    )  # the last by way of torch
-    assert "starlette" not in gate.needed(("",))
-    assert {"starlette", "anyio", "torch"} <= gate.needed(
-        ("", "serve")
-    )  # anyio by way of starlette
+    # pydantic needs typing-extensions, torch sympy, and starlette anyio
+    assert {"pillow", "typing-extensions"} <= gate.needed(("",))
+    assert not {"torch", "starlette"} & gate.needed(("",))
+    assert {"starlette", "anyio"} <= gate.needed(("", "serve"))
+    assert {"torch", "sympy"} <= gate.needed(("", "train")) & gate.needed(gate.GATED)
     assert "av" not in gate.needed(gate.GATED)
 
 

@@ -633,12 +633,14 @@ def test_the_page_tells_how_to_check_on_the_device_and_what_it_said(fitted, late
 def test_the_delivered_bundle_says_how_its_answer_goes_back(tmp_path):
     info = small_info(CLASSES)
     run = SimpleNamespace(
+        path=tmp_path,
         model=small_model(),
         recipe=info.recipe,
         info=info,
         classes=CLASSES,
         licence="MIT",
         init=None,
+        imported="x.pth",
     )
     id = bundle_chosen(tmp_path / "measure.zip", run, 0.5, "onnx", IMAGE, 3)
     write_bundle(tmp_path / "bundle.zip", [item("onnx")], IMAGE)
