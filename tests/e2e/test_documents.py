@@ -93,9 +93,10 @@ def shortened(line: list[str]) -> list[str]:
             MINUTES if before == "--minutes" else word
             for before, word in zip(["", *line], line, strict=False)
         ]
-    if line[0] == "export" and "--max-drop" in line:
-        place = line.index("--max-drop")
-        line = [*line[:place], *line[place + 2 :]]
+    for option in ("--max-drop", "--port"):  # given below, and by `run`
+        if option in line:
+            place = line.index(option)
+            line = [*line[:place], *line[place + 2 :]]
     return (
         [*line, "--max-drop", "100"] if line[0] == "export" and "int8" in " ".join(line) else line
     )
