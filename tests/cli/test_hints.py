@@ -31,6 +31,7 @@ KNOWN = {"--data", "--out", "-o", "--set", "--minutes"}
         # what is ours stays
         ("m --data d --set train.epochs=3 -o r", None),
         ("m --set lr=1", None),
+        ("m --name data=1", None),
         ("m --epochs", None),
     ],
 )

@@ -292,7 +292,7 @@ def test_minutes_end_a_training_whose_steps_take_longer_than_they_did(tmp_path, 
     told = Silent()
     run = train(open_request("train.steps=5"), tmp_path / "run", told)
     assert told.steps == [1]
-    assert any("the time is over after step 1 of 5, " in text for text in told.messages)
+    assert any("the time is over after step 1 of 5: " in text for text in told.messages)
     assert run.metrics()[1]["val_miou"] is not None
 
 

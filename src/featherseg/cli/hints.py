@@ -88,8 +88,10 @@ def translate(verb: str, words: Sequence[str], known: Collection[str]) -> list[s
         is_pair = bool(equals) and not name.startswith("-") and not Path(word).exists()
         is_key = verb == "train" and bare in RECIPE_KEYS
         is_foreign = is_key or bare in {*OPTIONS, *MODELS, *INPUTS}
-        # `--set train.epochs=3` is ours, and so is what follows another option
-        if not (is_foreign and (is_option or is_pair)) or (is_pair and ours[-1:] == ["--set"]):
+        # the value of an option before it is ours: `--set lr=1`
+        if not (is_foreign and (is_option or is_pair)) or (
+            is_pair and ours and ours[-1].startswith("-")
+        ):
             ours.append(word)
             continue
         if not equals:

@@ -37,9 +37,9 @@ def upsample_argmax(
     The class is the same wherever the two best differ by more than 1e-5 of the logits' range; the
     lowest of equals counts. crop: (height, width) of the upper left part to return, for padded
     images; H x W is then the crop. Strides are arbitrary; other types are converted to float32. The
-    mask is an array for an array, else a tensor on the logits' device. Uses torch's number of
-    threads. Raises FeathersegError for NaN, infinite values, more than 256 classes and impossible
-    sizes.
+    mask is an array for an array, else a tensor on the logits' device. Uses the threads of
+    `library.thread_count`. Raises FeathersegError for NaN, infinite values, more than 256 classes
+    and impossible sizes.
     """
     crop = size if crop is None else crop
     _check(logits, size, crop)

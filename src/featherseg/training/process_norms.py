@@ -23,9 +23,11 @@ class ProcessNorm(nn.BatchNorm2d):
             rate = self._count_batch()
             self.running_mean.lerp_(mean, rate)
             self.running_var.lerp_(variance * (total / (total - 1)), rate)
-        y: Tensor = _Normalise.apply(
-            values, self.weight, self.bias, mean, variance, total, self.eps
-        )
+        scale: Tensor = self.weight
+        shift: Tensor = self.bias
+        if not self.affine:
+            scale, shift = torch.ones_like(mean), torch.zeros_like(mean)
+        y: Tensor = _Normalise.apply(values, scale, shift, mean, variance, total, self.eps)
         return y.to(x.dtype)
 
     def _count_batch(self) -> float:

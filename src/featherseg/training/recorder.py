@@ -140,8 +140,8 @@ class Recorder(Checkpoint):
         late, stop, last = trainer.strategy.broadcast((late, self.stop_requested, last))
         if last and step < self.steps and now >= self.moment:
             self.reporter.message(
-                f"the time is over after step {step} of {self.steps}, which took longer than when "
-                "they were timed: its weights are scored and kept"
+                f"the time is over after step {step} of {self.steps}: steps took longer than when "
+                "they were timed. The weights of this step are scored"
             )
         validate = step % self.every == 0 or last
         save = validate or late or stop
