@@ -14,9 +14,11 @@ help: ## Show this list
 setup: ## Make .venv with the package and all extras (PYTHON=python3.13: by that one; CPU=1: without CUDA)
 	@scripts/setup.sh
 
-demo: setup ## Train, evaluate, predict, export and report on synthetic scenes, in a few minutes
+demo: setup ## Train, evaluate, predict, export and report on synthetic scenes, in a few minutes; predict photographs
 	@rm -rf demo
 	@featherseg demo
+	featherseg predict road examples/photos/road-*.jpg -o demo/road
+	featherseg predict indoor examples/photos/indoor-*.jpg -o demo/indoor
 
 test: check ## Run the checks and all quick tests
 	@scripts/test_tools.sh

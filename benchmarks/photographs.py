@@ -11,7 +11,7 @@ Writes folders with a dataset.toml and lists below OUT:
     indoor          train: the first four fifths of a walk, val: a frame in ten of them, test:
                     the last fifth
     indoor-other    test: another building, never seen
-    indoor-all      train: both buildings; val: some of these, to watch the training by
+    indoor-all      train: both buildings but for test: the last fifth and a part of the other
 
 The classes of `indoor` are those that both buildings share. In both, "background" is the seam
 between two areas and what nobody labelled, so it is ignored.
@@ -37,7 +37,7 @@ INDOOR_LICENCE = (
 )
 
 INDOOR_CLASSES = {
-    "floor": "#8c8c8c",
+    "floor": "#3a86ff",
     "wall": "#e6c229",
     "ceiling": "#7fc8f8",
     "door": "#d1495b",
@@ -62,6 +62,8 @@ BUILDINGS = {  # folder -> class -> raw values; 0, "background", is ignored
         "other": [2, 6, 7, 8, 10],  # bin, fire extinguisher, pane, picture, vending machine
     },
 }
+SHOWN = (400, 520)
+"""Frames of the other building that no model sees: two of them are in examples/photos."""
 
 
 def main() -> None:
@@ -149,7 +151,9 @@ licence = "{INDOOR_LICENCE}"
     text += "".join(f'{index} = "{name}"\n' for index, name in enumerate(INDOOR_CLASSES))
     write(out / "indoor", text, {"train": train, "val": looks, "test": end})
     write(out / "indoor-other", text, {"train": train, "test": other})
-    write(out / "indoor-all", text, {"train": walk + other, "val": walk[5::50] + other[5::50]})
+    part = [name for name in other if SHOWN[0] <= int(name[-4:]) < SHOWN[1]]
+    both = begin + [name for name in other if name not in part]
+    write(out / "indoor-all", text, {"train": both, "val": both[5::50], "test": end + part})
 
 
 def frame_number(path: Path) -> int:
@@ -163,7 +167,7 @@ def write(folder: Path, text: str, splits: Mapping[str, Sequence[str]]) -> None:
     for split, names in splits.items():
         (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
     lists = "".join(f'{split} = "{split}.txt"\n' for split in splits)
-    head = f'name = "{folder.name.split("-")[0]}"'
+    head = f'name = "{folder.name.removesuffix("-all")}"'
     (folder / "dataset.toml").write_text(f"{head}{text}\n[splits]\n{lists}")
 
 

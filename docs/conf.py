@@ -23,6 +23,7 @@ include_patterns = [
     "CHANGELOG.md",
     "docs/**.md",
     "benchmarks/tables/*.md",
+    "examples/photos/README.md",
 ]
 # not looked through for pages:
 exclude_patterns = [".venv", "build", "demo", "dist", "runs", "src", "tests", "weights"]
@@ -33,10 +34,12 @@ html_title = "featherseg"
 html_favicon = "site/icon.svg"
 html_static_path = ["site"]
 html_css_files = ["site.css"]
+html_search_scorer = str(ROOT / "docs/site/search_scorer.js")
 html_copy_source = False
 pygments_style, pygments_dark_style = "friendly", "github-dark"
 
-REFERENCE = ("verbs", "api", "formats", "performance", "systems", "architecture", "log")
+REFERENCE = ("verbs", "recipe", "api", "formats", "performance", "systems", "architecture", "log")
+HELP = ("troubleshooting", "faq", "coming-from", "glossary")
 FIRST = ("own-camera", "folder", "frm")
 """Pages that come before the others of their folder."""
 
@@ -51,17 +54,21 @@ def _contents() -> str:
         )
         return [f"docs/{folder}/{name}" for name in names]
 
-    others = sorted({path.stem for path in (ROOT / "docs").glob("*.md")} - set(REFERENCE))
+    others = sorted({path.stem for path in (ROOT / "docs").glob("*.md")} - {*REFERENCE, *HELP})
     measurements = sorted(
         f"benchmarks/tables/{path.stem}" for path in (ROOT / "benchmarks/tables").glob("*.md")
     )
     parts = {
         "Quick starts": pages("start"),
+        "Help": [f"docs/{name}" for name in HELP],
         "Reference": [f"docs/{name}" for name in (*REFERENCE, *others)],
         "Datasets": pages("data"),
         "Models": pages("papers"),
         "Measurements": measurements,
-        "Project": ["CONTRIBUTING", "SECURITY", "CHANGELOG", *pages("decisions")],
+        "Project": [
+            *("CONTRIBUTING", "SECURITY", "CHANGELOG", "examples/photos/README"),
+            *pages("decisions"),
+        ],
     }
     table = "\n```{{toctree}}\n:hidden:\n:caption: {}\n\n{}\n```\n"
     return "".join(table.format(caption, "\n".join(names)) for caption, names in parts.items())

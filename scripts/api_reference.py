@@ -25,14 +25,22 @@ PARTS = {
         for name in (
             *("fit", "train", "evaluate", "predict", "export", "report", "push", "serve"),
             *("compare", "sweep", "benchmark", "check", "audit", "convert", "prepare", "cost"),
-            *("load_run", "build", "list_models", "load_official", "import_weights", "optimize"),
+            *(
+                "load_run",
+                "open_dataset",
+                "build",
+                "list_models",
+                "load_official",
+                "import_weights",
+                "optimize",
+            ),
         )
     ],
     "Classes": [
         "featherseg.Predictor",
         "featherseg.runs.run.Run",
         "featherseg.evaluation.scoring.Scores",
-        "featherseg.inference.predictor.Prediction",
+        "featherseg.Prediction",
         "featherseg.inference.folder.PredictedFolder",
         "featherseg.inference.folder.OutputSettings",
         "featherseg.inference.cluster.PredictedShards",

@@ -22,4 +22,5 @@ du -sh bare | sed 's/^/bare: the environment: /'
 for verb in doctor models weights; do bare featherseg "$verb" >/dev/null; done
 time bare featherseg demo
 time bare featherseg predict efficientvit-seg-b0-shapes demo/scenes -o masks --masks
+bare featherseg predict road "$scripts/../examples/photos/road-1.jpg" -o photos
 time bare python "$scripts/ask_service.py" demo/scenes masks

@@ -8,6 +8,7 @@ import typer
 
 from featherseg.cli import VERBS, build_app
 
+EVERYWHERE = ("--help", "--quiet", "--verbose")
 PAGE = Path(__file__).parents[1] / "docs" / "verbs.md"
 HEAD = """# Every verb
 
@@ -15,6 +16,17 @@ Generated from the command line by `python scripts/verbs.py`; `--help` after a v
 Exit codes: 0 success; 1 faults found (`check`, `doctor`), files skipped (`predict`), a limit not
 kept (`fit`, `fit --confirm`), a closed pipe or a bug; 2 an error that the message explains, also if
 `export` could not write a format; 130 stopped by Ctrl-C. `demo` has the exit code of its last step.
+Every verb has `-q` (print results and warnings only) and `-v` (print times and tracebacks too).
+
+`featherseg --show-completion bash` (or `zsh`, `fish`) prints the script by which the Tab key
+completes commands. For every new shell, once:
+
+```
+featherseg --show-completion bash > ~/.local/share/bash-completion/completions/featherseg
+featherseg --show-completion fish > ~/.config/fish/completions/featherseg.fish
+featherseg --show-completion zsh > ~/.zfunc/_featherseg    # ~/.zshrc: fpath+=~/.zfunc
+                                                           #   autoload -Uz compinit && compinit
+```
 """
 
 
@@ -40,7 +52,7 @@ def _parameters(command: Any, context: Any) -> list[tuple[str, str]]:
         record = parameter.get_help_record(context)
         name = record[0] if record else parameter.human_readable_name
         records.append((name, record[1] if record else parameter.help or ""))
-    return [row for row in records if "--help" not in row[0]]
+    return [row for row in records if not row[0].endswith(EVERYWHERE)]
 
 
 def _row(parameter: tuple[str, str]) -> str:

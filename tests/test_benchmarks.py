@@ -1340,6 +1340,45 @@ def test_photographs_of_a_road_or_a_building_lie_in_one_list(load, shared, tmp_p
     walk = open_dataset(str(tmp_path / "indoor/dataset.toml"), "train")
     other = open_dataset(str(tmp_path / "indoor-other/dataset.toml"), "test")
     assert (len(walk), len(other)) == (432, 322)
+    both = (tmp_path / "indoor-all/train.txt").read_text().split()
+    of_examples = {"indoor/0498", "indoor/0564", "indoor2/0448", "indoor2/0494"}
+    assert of_examples.isdisjoint(both)
+    assert of_examples <= set((tmp_path / "indoor-all/test.txt").read_text().split())
     assert set(np.unique(walk.label(0))) <= {*range(len(walk.classes)), 255}
     kinds = [set(mapping) for mapping in script.BUILDINGS.values()]
     assert kinds == [set(script.INDOOR_CLASSES)] * 2
+
+
+def test_a_thin_class_is_found_where_it_is_a_few_pixels_away(load, capsys, monkeypatch):
+    near = load("thin_classes").near
+    line, beside, nothing = np.zeros((3, 20, 30), bool)
+    line[10] = True
+    beside[14, :15] = True
+    assert near(beside, line, 4) == 15
+    # the right end lies at 3 pixels to the side and 4 below: 5 in all
+    assert (near(line, beside, 3.9), near(line, beside, 4), near(line, beside, 5)) == (0, 15, 18)
+    assert (near(line, nothing, 5), near(nothing, line, 5)) == (0, 0)
+
+
+def test_few_masks_are_drawn_from_all_parts_of_a_dataset(load):
+    """Of 40 images one in four shows a rare class, and one in twenty a rarer one."""
+    labels = [np.array([[0, 1 if i % 4 == 0 else 0, 2 if i % 20 == 0 else 255]]) for i in range(40)]
+    stratified = load("few_masks").stratified
+    for seed in range(5):
+        chosen = stratified(labels, 10, seed)
+        assert len(set(chosen)) == 10
+        assert sum(i % 4 == 0 for i in chosen) in (2, 3)
+    assert stratified(labels, 10, 0) != stratified(labels, 10, 1)
+    assert stratified(labels, 40, 0) == list(range(40))
+
+
+def test_every_way_to_learn_from_few_masks_is_a_recipe(load):
+    ways = load("few_masks").WAYS
+    default = parse_recipe(read_recipe(ways["default"].recipe), ways["default"].changes)
+    as_default = [
+        name
+        for name, way in ways.items()
+        if parse_recipe(read_recipe(way.recipe), way.changes) == default
+    ]
+    # models share a recipe's settings but for the name, and a warm start changes no key
+    assert as_default == ["default", *(name for name, way in ways.items() if way.init)]

@@ -3,6 +3,7 @@
 All commands on one's own data are run in tests/e2e/test_documents.py.
 """
 
+import ast
 import importlib.util
 import re
 import shlex
@@ -16,9 +17,10 @@ from support.models.small_run import small_info
 
 from featherseg import cli
 from featherseg.cli import probes
+from featherseg.core.config import Config
 from featherseg.core.files import write_json
-from featherseg.data import open_dataset
 from featherseg.data.datasets.dataset_toml import read_dataset_toml
+from featherseg.recipe.tables import Recipe
 from featherseg.runs.run import Run, save_weights
 
 ROOT = Path(__file__).parents[1]
@@ -131,17 +133,17 @@ def test_the_readme_s_python_lines_work(yard, capsys):
 
 @pytest.mark.seconds
 def test_the_readme_s_command_prints_what_stands_there(tmp_path, monkeypatch, capfd):
-    """On the synthetic scene at the lower right of its strip; shares to a tenth of a point."""
-    monkeypatch.chdir(tmp_path)
-    Image.fromarray(open_dataset("shapes", "test")[7].image).save("photo.jpg", quality=95)
+    """Shares to a tenth of a point: a processor may round otherwise."""
+    monkeypatch.chdir(ROOT)
     (block,) = blocks(ROOT / "README.md", "console")
     command, _, expected = block.partition("\n")
-    monkeypatch.setattr("sys.argv", shlex.split(command.removeprefix("$ ")))
+    words = shlex.split(command.removeprefix("$ "))
+    monkeypatch.setattr("sys.argv", [*words[:-1], str(tmp_path / words[-1])])
     with pytest.raises(SystemExit):
         cli.main()
-    found, number = capfd.readouterr().out, r"\d+\.\d(?=%)"
-    assert re.sub(number, "N", found).split() == re.sub(number, "N", expected).split()
-    shares = [[float(share) for share in re.findall(number, text)] for text in (found, expected)]
+    printed, number = capfd.readouterr().out.replace(f"{tmp_path}/", ""), r"\d+\.\d(?=%)"
+    assert re.sub(number, "N", printed).split() == re.sub(number, "N", expected).split()
+    shares = [[float(share) for share in re.findall(number, text)] for text in (printed, expected)]
     assert shares[0] == pytest.approx(shares[1], abs=0.15)
 
 
@@ -151,13 +153,19 @@ def test_the_changelog_is_read_in_minutes():
     assert all(len(section.split()) < 1000 for section in released)
 
 
+def script(name: str):
+    """The module of scripts/NAME.py, with PAGE and page()."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_the_page_of_verbs_is_what_the_command_line_says():
     (pinned,) = re.findall(r"^typer==(.+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     if version("typer") != pinned:
         pytest.skip(f"the page is written with typer {pinned}; each says types in its own way")
-    spec = importlib.util.spec_from_file_location("verbs", ROOT / "scripts" / "verbs.py")
-    verbs = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(verbs)
+    verbs = script("verbs")
     assert verbs.PAGE.read_text() == verbs.page(), "write it again with: python scripts/verbs.py"
 
 
@@ -171,11 +179,66 @@ def test_links_lead_to_files(path):
 
 
 def test_the_reference_of_the_api_is_what_the_docstrings_say():
-    spec = importlib.util.spec_from_file_location(
-        "api_reference", ROOT / "scripts" / "api_reference.py"
-    )
-    reference = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(reference)
+    reference = script("api_reference")
     assert reference.PAGE.read_text() == reference.page(), (
         "write it again with: python scripts/api_reference.py"
     )
+
+
+def test_the_page_of_recipe_keys_is_what_the_tables_say():
+    """page() raises KeyError for a key without a sentence on its effect."""
+    recipe = script("recipe_reference")
+    assert recipe.PAGE.read_text(encoding="utf-8") == recipe.page(), (
+        "write it again with: python scripts/recipe_reference.py"
+    )
+
+
+def test_a_recipe_key_without_an_effect_is_noticed():
+    class Table(Config):
+        named: int = 0
+        """What it does."""
+        silent: int = 0
+
+    effect = script("recipe_reference").effect
+    assert effect(Table, "named") == "What it does."
+    with pytest.raises(KeyError):
+        effect(Table, "silent")
+
+
+def messages_of_the_code() -> set[str]:
+    """Every text in the source; what a message is filled with is "\0"."""
+    found = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [getattr(part, "value", "") for part in node.values]
+                found.add("".join(part if isinstance(part, str) else "\0" for part in parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+    return found
+
+
+def test_the_messages_of_troubleshooting_stand_in_the_code():
+    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    messages, code = re.findall(r"^`([^`]+)`$", page, re.MULTILINE), messages_of_the_code()
+    assert len(messages) >= 20
+    assert len(messages) == page.count("\n### ")
+    patterns = {text: re.escape(text).replace(r"\.\.\.", ".*\0.*") for text in messages}
+    assert [
+        text
+        for text, pattern in patterns.items()
+        if not any(re.search(pattern, template) for template in code)
+    ] == []
+
+
+@pytest.mark.parametrize("name", ["troubleshooting", "coming-from", "faq"])
+def test_the_keys_that_help_pages_name_are_keys_of_a_recipe(name):
+    code = " ".join(re.findall(r"`([^`\n]+)`", (ROOT / f"docs/{name}.md").read_text("utf-8")))
+    tables = {key: field.annotation for key, field in Recipe.model_fields.items()}
+    named = re.findall(rf"(?<![\w./])({'|'.join(tables)})\.(\w+)(?!\.)", code)
+    assert named
+    assert [
+        f"{table}.{key}"
+        for table, key in named
+        if key not in {*tables[table].model_fields, "json", "yaml", "py", "txt", "onnx"}
+    ] == []

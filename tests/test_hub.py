@@ -1,6 +1,7 @@
 """Runs on the Hugging Face Hub, against a hub on the loopback interface."""
 
 import errno
+import io
 import json
 import logging
 import os
@@ -28,6 +29,8 @@ from featherseg.runs.run import find_run, load_run, open_run, save_weights, writ
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
 pytest.importorskip("huggingface_hub.constants")
+from huggingface_hub.repocard_data import model_index_to_eval_results  # noqa: E402
+
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Use 'content=:DeprecationWarning"
 )  # huggingface_hub's own upload
@@ -237,6 +240,33 @@ def test_the_card_has_the_front_matter_that_the_hub_reads(hub, run):
     assert found["pipeline_tag"] == "image-segmentation"
     assert (found["datasets"], found["metrics"]) == (["lawn/dataset.toml"], ["mean_iou"])
     assert rest.strip().startswith("# lawn")
+
+
+def test_the_card_says_how_it_is_used_and_lists_its_scores(hub, run, tmp_path):
+    line = {"data": 'a "lawn": #1', "split": "val", "inference": "whole", "images": 3}
+    line["weights_sha256"] = open_run(run).weights_sha256
+    append_line(run / "evaluations.jsonl", line | {"miou": 0.4})
+    append_line(run / "evaluations.jsonl", line | {"miou": 0.51234, "selected": True})
+    Image.new("RGB", (96, 64), (90, 140, 60)).save(tmp_path / "photo.png")
+    push(run, f"{ADDRESS}@main", image=tmp_path / "photo.png")
+    files = hub.commits["meadow/lawn"][-1][1]
+    _, front, rest = files["README.md"].decode().split("---\n", 2)
+    name, results = model_index_to_eval_results(yaml.safe_load(front)["model-index"])
+    assert name == "lawn"
+    (result,) = results
+    assert (result.dataset_name, result.dataset_split) == ("a-lawn-1", "val")
+    assert (result.metric_type, result.metric_value) == ("mean_iou", 0.5123)
+    assert result.metric_name == "mIoU (selected on these images)"
+    assert f"featherseg predict {ADDRESS} photos -o out" in rest
+    assert "![An image and its prediction](overlay.png)" in rest
+    with Image.open(io.BytesIO(files["overlay.png"])) as overlay:
+        assert overlay.format == "PNG"
+    assert b"hf://" not in files["card.md"]
+
+    push(run, ADDRESS)  # without the image
+    files = hub.commits["meadow/lawn"][-1][1]
+    assert "overlay.png" not in files
+    assert b"overlay.png" not in files["README.md"]
 
 
 @pytest.mark.seconds

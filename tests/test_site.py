@@ -5,10 +5,13 @@ import html
 import re
 import subprocess
 import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from support.servers.chromium import chromium
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY", "CHANGELOG"))]
@@ -79,6 +82,58 @@ def test_the_site_has_every_document_and_its_links_lead_somewhere(site):
             if not file.is_file() or unquote(name) not in targets.get(file, {name}):
                 broken.append((path.name, link))
     assert broken == []
+
+
+@pytest.mark.slow
+def test_a_search_leads_to_a_page_for_users_first(site):
+    """In the browser, by the search of the site itself."""
+    places = {
+        "confusion matrix": "docs/faq.html",
+        "class weights": "docs/faq.html",
+        "out of memory": "docs/troubleshooting.html",
+        "raspberry": "docs/faq.html",
+        "resume": "docs/troubleshooting.html",
+    }
+    found = {}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=site))
+    with server, chromium() as browser:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page, address = browser.new_page(), f"http://127.0.0.1:{server.server_port}/"
+        for words in places:
+            page.goto(f"{address}search.html?q={words.replace(' ', '+')}")
+            first = page.wait_for_selector("ul.search li > a")
+            found[words] = first.get_attribute("href").partition("?")[0].removeprefix(address)
+        server.shutdown()
+    assert found == places
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Writes no log."""
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.mark.slow
+def test_no_page_is_wider_than_a_phone(site):
+    """Tables and output scroll for themselves; comments behind commands wrap."""
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        wide = []
+        for path in (
+            "docs/recipe",
+            "docs/verbs",
+            "docs/coming-from",
+            "docs/troubleshooting",
+            "README",
+        ):
+            page.goto((site / f"{path}.html").as_uri())
+            if page.evaluate("document.documentElement.scrollWidth") > 390:
+                wide.append(path)
+            hidden = "pre => pre.scrollWidth > pre.clientWidth + 1"
+            blocks = page.locator(".highlight-sh pre").all()
+            wide += [f"{path}: {b.inner_text()[:40]}" for b in blocks if b.evaluate(hidden)]
+        assert wide == []
 
 
 @pytest.mark.slow

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from featherseg import Predictor
 from featherseg.data import open_dataset
-from featherseg.runs.run import SHIPPED, STARTER, load_run
+from featherseg.runs.provenance import provenance
+from featherseg.runs.run import SHIPPED, SHIPPED_LIMITS, STARTER, load_run
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src/featherseg"
+PHOTOS = ROOT / "examples/photos"
 BUILD = ["-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "--no-index"]
 
 
@@ -146,4 +149,41 @@ def test_what_ships_may_be_shipped_and_says_what_it_is():
         "from scratch",
     )
     assert "synthetic scenes only" in (run.path / "card.md").read_text()
-    assert sum(file.stat().st_size for file in SHIPPED.rglob("*")) < 2_500_000
+    sizes = {path.name: (path / "weights.safetensors").stat().st_size for path in SHIPPED.iterdir()}
+    assert set(sizes) == {STARTER, "road", "indoor"}
+    assert max(sizes.values()) < 7_500_000
+
+
+@pytest.mark.parametrize("name", ["road", "indoor"])
+def test_models_of_photographs_name_whom_their_licence_asks_to_name(name):
+    run = load_run(name)
+    facts, card = provenance(run), (run.path / "card.md").read_text(encoding="utf-8")
+    for text in (facts["licence"], card):
+        for owner in {"road": ["MIT", "Passos"], "indoor": ["CC BY 4.0", "DHCN", "TQB"]}[name]:
+            assert owner in text
+    assert "ImageNet" in facts["initial_weights"]
+    assert len(facts["commit"]) == 40
+    assert SHIPPED_LIMITS[name] in card
+    info = (run.path / "resolved.json").read_text(encoding="utf-8")
+    assert f'"name": "{name}' in info  # no path of the machine that trained it
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize(
+    ("photo", "seen"),
+    [
+        ("road-1", {"lane": (0.4, 0.6), "pothole": (0.01, 0.05)}),
+        ("road-2", {"lane": (0.4, 0.6), "pothole": (0.01, 0.05)}),
+        ("road-3", {"lane": (0.4, 0.6), "crack": (0.03, 0.1), "pothole": (0.001, 0.005)}),
+        ("road-4", {"lane": (0.4, 0.6), "crack": (0.01, 0.05), "pothole": (0, 0.001)}),
+        ("indoor-1", {"floor": (0.4, 0.7), "furniture": (0.05, 0.3)}),
+        ("indoor-2", {"floor": (0.4, 0.7), "furniture": (0.1, 0.4)}),
+        ("indoor-3", {"floor": (0.4, 0.6), "ceiling": (0.02, 0.2)}),
+        ("indoor-4", {"floor": (0.4, 0.7), "wall": (0.1, 0.4)}),
+    ],
+)
+def test_models_of_photographs_see_what_a_person_sees(photo, seen):
+    """Shares of the photographs by eye."""
+    shares = Predictor(photo.split("-")[0], device="cpu")(PHOTOS / f"{photo}.jpg").shares
+    for name, (least, most) in seen.items():
+        assert least <= shares[name] <= most, name

@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from featherseg.comparison.sweep import sweep
     from featherseg.converters import convert
     from featherseg.data.cache.prepared_writer import prepare
+    from featherseg.data.opening import open_dataset
     from featherseg.exporters import export
     from featherseg.fitting.fit import fit
     from featherseg.inference.optimize import optimize
     from featherseg.inference.predict import predict
-    from featherseg.inference.predictor import Predictor
+    from featherseg.inference.predictor import Prediction, Predictor
     from featherseg.models import build
     from featherseg.reports.evaluate import evaluate
     from featherseg.reports.sharing import push
@@ -52,8 +53,10 @@ _HOMES = {
     "list_models": "featherseg.comparison.model_list",
     "load_official": "featherseg.backbones.weights",
     "load_run": "featherseg.runs.run",
+    "open_dataset": "featherseg.data.opening",
     "optimize": "featherseg.inference.optimize",
     "predict": "featherseg.inference.predict",
+    "Prediction": "featherseg.inference.predictor",
     "Predictor": "featherseg.inference.predictor",
     "prepare": "featherseg.data.cache.prepared_writer",
     "push": "featherseg.reports.sharing",
@@ -66,6 +69,7 @@ _FOLDERS = ("backbones", "evaluation", "kernels", "losses", "models")
 
 __all__ = [
     "FeathersegError",
+    "Prediction",
     "Predictor",
     "__version__",
     "audit",
@@ -84,6 +88,7 @@ __all__ = [
     "list_models",
     "load_official",
     "load_run",
+    "open_dataset",
     "optimize",
     "predict",
     "prepare",
@@ -93,6 +98,10 @@ __all__ = [
     "sweep",
     "train",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:

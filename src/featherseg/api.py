@@ -2,7 +2,8 @@
 
 A verb opens its arguments, calls the room that does the work, and returns a result with plain
 values (`as_dict`) and a view for Jupyter. It does not print, end the program or change torch's
-settings. Messages go to the logger "featherseg".
+settings. Messages go to the logger "featherseg". What needs torch is imported by the functions that
+use it: `check` does not.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from torch import nn
-
+from featherseg.converters.converted import as_dataset
 from featherseg.core.config import refuse_unused, setting_texts
 from featherseg.core.errors import ConfigError, near_path, require_installed
 from featherseg.core.files import check_folder, check_writable
@@ -22,19 +23,18 @@ from featherseg.core.machine import this_rank
 from featherseg.core.notebook import percent, progress_or_bar, reporter_of
 from featherseg.core.types import Progress, Reporter, SegmentationData, Size, as_size
 from featherseg.core.wording import marks
-from featherseg.costs.cost import Cost, cost_of
-from featherseg.costs.cost import cost as cost_by_name
 from featherseg.data.checks.check import check_data
 from featherseg.data.checks.fixes import free_target, write_mended
 from featherseg.data.checks.report import CheckReport
 from featherseg.data.discovery.mask_folders import FoldersAs
 from featherseg.data.discovery.written_proposal import refuse_edited
-from featherseg.layers.own_model import as_model
-from featherseg.reports.evaluate import evaluate
-from featherseg.reports.run_report import REPORT, Report, write_report
-from featherseg.runs.run import METRICS, RESOLVED, Run, find_run, open_run
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from featherseg.costs.cost import Cost
+    from featherseg.reports.run_report import Report
+    from featherseg.runs.run import Run
     from featherseg.training.objects import OwnAugmentation, OwnLoss
     from featherseg.training.resolve import TrainingPlan
 
@@ -130,6 +130,10 @@ def train(
             continues from its last checkpoint.
     """
     require_installed("lightning", "train", "training")
+    from torch import nn
+
+    from featherseg.layers.own_model import as_model
+    from featherseg.runs.run import RESOLVED
     from featherseg.training.job import plan_training, torch_as_it_was
     from featherseg.training.job import train as train_run
     from featherseg.training.objects import Objects
@@ -153,6 +157,10 @@ def train(
     reporter = reporter_of(progress)
     if dry_run and resume:
         raise ConfigError("a dry run is for a new training: leave out --resume.")
+    if request.data is not None:
+        if request.recipe is not None:
+            request.read()  # a slip ends the command before annotations are converted
+        request = replace(request, data=as_dataset(request.data, reporter.progress))
     with torch_as_it_was():
         if dry_run:
             return plan_training(request, Path(out), reporter.message)
@@ -164,11 +172,16 @@ def train(
 
 def _score_and_report(run: Run, val: SegmentationData | None, reporter: Reporter) -> None:
     """Score a finished training on its validation split and write its page, unless it is there."""
+    from featherseg.reports.evaluate import evaluate
+    from featherseg.reports.run_report import REPORT, write_report
+    from featherseg.runs.run import METRICS
+
     page = run.path / REPORT
     if page.is_file() and page.stat().st_mtime >= (run.path / METRICS).stat().st_mtime:
         return
     start, split, device = time.monotonic(), run.recipe.data.val_split, run.recipe.train.device
     scores = evaluate(run, val, split, device=device, progress=reporter.progress)
+    reporter.progress("writing the report", 0, None)
     write_report(run)
     seconds = time.monotonic() - start
     caveats = marks(selected=scores.selected, trained_on=scores.trained_on)
@@ -239,6 +252,8 @@ def check(
         raise ConfigError(
             "--decisions are applied to a copy of the dataset: name its folder with --fix OUT."
         )
+    if not write:
+        data = as_dataset(data, progress, prefers_masks=True)
     names = None if names is None else {str(value): name for value, name in names.items()}
     report = check_data(
         str(data),
@@ -277,6 +292,11 @@ def cost(
         ConfigError: The size or the number of classes is impossible, or `classes` is given for a
             model or a Run.
     """
+    from featherseg.costs.cost import cost as cost_by_name
+    from featherseg.costs.cost import cost_of
+    from featherseg.layers.own_model import as_model
+    from featherseg.runs.run import Run
+
     size = as_size("size", size)
     if isinstance(model, str):
         return cost_by_name(model, size, 19 if classes is None else classes)
@@ -302,6 +322,9 @@ def report(run: Run | str | Path, out: str | Path | None = None) -> Report:
     Raises:
         RunError: There is no such run, or a file in it is damaged.
     """
+    from featherseg.reports.run_report import write_report
+    from featherseg.runs.run import Run, find_run, open_run
+
     if out is not None:
         check_writable(Path(out))
     return write_report(run if isinstance(run, Run) else open_run(find_run(run)), _path(out))

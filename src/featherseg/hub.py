@@ -33,6 +33,7 @@ Checkpoints, images and facts of the machine and the data's files are not shared
 
 NEEDED = ("resolved.json", "weights.safetensors")
 README = "README.md"  # the name of a card on the hub
+PICTURE = "overlay.png"  # an image with its prediction, in that card
 
 
 def is_address(name: str | Path) -> bool:
@@ -142,9 +143,9 @@ def pull(address: str | Path) -> Path:
 def upload(files: Mapping[str, bytes | Path], address: str, message: str, *, public: bool) -> str:
     """Write `files` to the repository of `address` in one commit; return the address of its page.
 
-    SHARED files of an earlier run that are not in `files` are deleted. A missing repository or
-    branch is created, the repository private unless `public`; an existing one stays private or
-    public. Raises RunError, ConfigError, MissingExtra.
+    SHARED files and the PICTURE of an earlier run that are not in `files` are deleted. A missing
+    repository or branch is created, the repository private unless `public`; an existing one stays
+    private or public. Raises RunError, ConfigError, MissingExtra.
     """
     repository, revision = parse_address(address)
     hub = _open_hub(repository)
@@ -153,7 +154,7 @@ def upload(files: Mapping[str, bytes | Path], address: str, message: str, *, pub
         api.create_repo(repository, private=not public, exist_ok=True)
         if revision and not api.revision_exists(repository, revision):
             api.create_branch(repository, branch=revision)
-        old_files = api.get_paths_info(repository, list(SHARED), revision=revision)
+        old_files = api.get_paths_info(repository, [*SHARED, PICTURE], revision=revision)
         changes = [
             hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=file)
             for name, file in files.items()

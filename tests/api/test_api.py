@@ -89,7 +89,8 @@ def test_objects_of_one_s_own_train_and_are_scored_at_the_end(trained):
     assert run.recipe.model.name == "TwoStrides"
     assert run.info.objects == ("model", "data", "loss", "augment")
     assert ("scoring", 6, 6) in heard
-    assert heard[0][1:] == (1, 24)
+    assert heard[0] == ("opening model and data", 0, None)
+    assert next(total for doing, _, total in heard if doing.startswith("training")) == 24
 
 
 def test_a_run_of_a_model_of_one_s_own_asks_for_it(trained):
@@ -360,8 +361,8 @@ def test_an_option_without_effect_is_refused(trained, tmp_path):
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda model: featherseg.predict(model, "street.png"), "found FRM. A model alone"),
-        (lambda model: featherseg.Predictor(model), "found FRM. A model alone"),
+        (lambda model: featherseg.predict(model, "street.png"), "a model of 3 classes needs their"),
+        (lambda model: featherseg.Predictor(model), "a model of 3 classes needs their names"),
         (lambda model: featherseg.evaluate(model, "shapes"), "found FRM. A model alone"),
         (lambda model: featherseg.compare([model, model]), "found FRM. A model alone"),
         (lambda _: featherseg.compare("runs/one"), "expected a list of runs"),

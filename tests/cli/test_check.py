@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +171,9 @@ def test_decisions_are_told_and_need_a_copy(yard: Path, tmp_path: Path):
     )
     refused = run(yard, "--decisions", tmp_path / "decisions.json")
     assert isinstance(refused.exception, ConfigError)
+
+
+@pytest.mark.seconds
+def test_a_check_needs_no_torch(lawn):
+    code = "import sys, featherseg; featherseg.check(sys.argv[1]); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code, lawn], check=True)

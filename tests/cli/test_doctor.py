@@ -10,6 +10,7 @@ import torch
 
 from featherseg._version import __version__
 from featherseg.cli import probes
+from featherseg.cli.doctor import doctor as doctor_verb
 from featherseg.core.installation import Finding, requirements, usable_extras
 
 
@@ -50,6 +51,16 @@ def test_where_all_works_it_says_so_and_names_what_is_missing_with_its_command()
     assert tried == ["train", "export", "openvino", "serve", "video", "ncnn"], found
     missing = [row for row in found.values() if row["state"] == "missing"]
     assert all(row["remedy"].startswith("pip install 'featherseg[") for row in missing)
+
+
+@pytest.mark.seconds
+def test_a_package_of_several_extras_is_printed_once(monkeypatch, capsys):
+    monkeypatch.setattr(probes, "findings", lambda extras, all_of_them: [])
+    doctor_verb()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    names = [line[len(line[0]) == 1] for line in lines if line and line[-1] == "required"]
+    assert "torch" in names
+    assert len(names) == len(set(names))
 
 
 @pytest.mark.seconds

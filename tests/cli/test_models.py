@@ -3,7 +3,7 @@ import json
 import pytest
 from support.processes.command import command
 
-from featherseg.cli.models import models
+from featherseg.cli.models import first_choices, models
 from featherseg.core.machine import source_commit
 from featherseg.runs.provenance import provenance
 from featherseg.runs.run import load_run
@@ -50,3 +50,26 @@ def test_the_commit_is_that_of_this_checkout(monkeypatch):
     assert len(commit.removesuffix("-dirty")) == 40
     monkeypatch.setenv("PATH", "")
     assert source_commit() is None
+
+
+def test_the_list_begins_with_a_model_for_each_purpose():
+    """As they were measured: hidden rows would be chosen if the figures said so."""
+
+    def row(name, ms, miou, macs):
+        return {"model": name, "latency_ms": ms, "miou": miou and {"yard": miou}, "macs": macs}
+
+    rows = [
+        row("quick-untrained", 1.0, None, 1),
+        row("quick", 3.0, 0.5, 2),
+        row("good", 9.0, 0.7, 3),
+        row("untimed", None, 0.9, 4),
+        row("b-panoptic", None, None, 9),
+        row("a-panoptic", None, None, 8),
+    ]
+    assert first_choices(rows) == [
+        "for latency:  quick, 3 ms, mIoU 50.0 yard",
+        "for accuracy: good, 9 ms, mIoU 70.0 yard",
+        "for objects:  a-panoptic, fewest GMACs of the panoptic ones, not timed",
+    ]
+    lines = run().stdout.splitlines()[:3]
+    assert [line.split(":")[0] for line in lines] == ["for latency", "for accuracy", "for objects"]

@@ -201,6 +201,8 @@ def test_paths_that_cannot_be_are_refused_before_work(lawn_run, photos, tmp_path
         ),
         ((photos, "--probabilities", "npy"), "probabilities 'npy': expected npz or png"),
         ((clip, "--probabilities", "png"), "--probabilities is for images"),
+        ((photos, "--to", "coco, cocoo"), "unknown format 'cocoo'. Did you mean 'coco'"),
+        ((clip, "--to", "coco"), "--to is for images"),
     ):
         result = run("no-such-run", *arguments)
         assert isinstance(result.exception, FeathersegError)

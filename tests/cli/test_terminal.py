@@ -1,10 +1,11 @@
 import io
+import re
 from contextlib import redirect_stdout
 
 import pytest
 from rich.table import Table
 
-from featherseg.cli.terminal import Console
+from featherseg.cli.terminal import Console, wrapped
 from featherseg.cli.train import TrainingProgress
 
 HOSTILE = "a\x1b[2J\u202eb\udcff"
@@ -56,6 +57,40 @@ def test_work_before_and_behind_a_training_has_a_bar_of_its_own():
     shown.step(2, 2, {"loss": 1.0})
     shown.progress("scoring", 3, 9)
     assert bars() == [("scoring", 3, 9)]
+
+
+def test_a_step_shows_loss_miou_and_learning_rate_within_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    file = io.StringIO()
+    with redirect_stdout(file):
+        monkeypatch.setattr(file, "isatty", lambda: True)
+        monkeypatch.setenv("TERM", "xterm")
+        shown = TrainingProgress()
+        with shown:
+            (task,) = shown.bar.tasks
+            assert task.fields["doing"] == "starting"  # no phase is silent
+            shown.step(1199, 9999, {"loss": 0.51234, "lr": 0.00123456, "val_miou": 0.55123})
+            shown.step(1200, 9999, {"loss": 0.51234, "lr": 0.00123456})
+    (task,) = shown.bar.tasks
+    assert task.description.startswith("loss 0.512, mIoU 55.1 %, lr 0.0012, ")
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue()).replace("\r", "\n").splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("1200/9999 loss 0.512, mIoU 55.1 %, lr 0.0012, " in line for line in lines)
+
+
+def test_a_message_is_broken_between_words_and_a_command_never():
+    text = "validation mIoU was 12.34 % at step 100: the-model may-be overfitting"
+    command = "featherseg train --resume --out " + "a" * 40
+    assert wrapped(text, 40).splitlines() == [
+        "validation mIoU was 12.34 % at step 100:",
+        "the-model may-be overfitting",
+    ]
+    assert wrapped(f"stopped. Continue with: {command}", 40).splitlines() == [
+        "stopped. Continue with:",
+        command,
+    ]
+    assert wrapped(f"{text}\n{command}", 400) == f"{text}\n{command}"
+    assert wrapped(command, 20) == command
 
 
 def test_a_training_is_shown_while_an_export_keeps_stdout_quiet(capsys):

@@ -120,7 +120,8 @@ def test_two_tools_in_one_folder_are_told_apart_by_from(tmp_path):
     labelme(tmp_path / "src", [polygon("road", *square(2, 2, 9, 9))])
     message = refused(tmp_path / "src", tmp_path / "out")
     assert "COCO (coco.json) and labelme (a.json)" in message
-    assert "--from coco or --from labelme" in message
+    for tool in ("coco", "labelme"):
+        assert f"featherseg convert {tmp_path / 'src'} --out OUT --from {tool}" in message
     done = featherseg.convert(tmp_path / "src", tmp_path / "out", from_format="labelme")
     assert done.classes == ["background", "road"]
 

@@ -44,6 +44,24 @@ def test_of_shapes_that_overlap_the_later_lies_on_top(tmp_path):
         assert box(mask(out), 1) == (5, 5, 12, 12) if inner else not (mask(out) == 1).any()
 
 
+def test_colours_of_coco_annotator_are_kept_and_black_is_not(tmp_path):
+    rows = [("weed", "#ff00aa"), ("crop", [1, 2, 3]), ("soil", "#000000"), ("root", "red")]
+    categories = [{"id": i, "name": n, "color": c} for i, (n, c) in enumerate(rows, start=1)]
+    shapes = [(name, [square(2, 2, 9, 9)]) for name, _ in rows]
+    names = tuple(name for name, _ in rows)
+    featherseg.convert(
+        coco(tmp_path / "src", shapes, names, categories=categories).parent, tmp_path / "out"
+    )
+    toml = tomllib.loads((tmp_path / "out/dataset.toml").read_text(encoding="utf-8"))
+    assert toml["classes"] == {
+        "background": "#000000",
+        "weed": "#ff00aa",
+        "crop": "#010203",
+        "soil": "#d55e00",
+        "root": "#56b4e9",
+    }
+
+
 def test_z_order_of_cvat_decides_before_the_order_of_the_file(tmp_path):
     shape = '<polygon label="{}" points="{}" z_order="{}" occluded="0"/>'
     inside = shape.format("car", "5,5;12,5;12,12;5,12", 3) + shape.format(

@@ -171,7 +171,7 @@ def test_beside_instances_of_coco_they_are_a_choice_where_their_pngs_are_there(t
     }
     write_json(tmp_path / "src/instances_val2017.json", content | {"annotations": [shape]})
     if pngs:
-        with pytest.raises(DataError, match="Choose one with --from coco or --from coco-panoptic"):
+        with pytest.raises(DataError, match=r"--from coco\n(.|\n)*--from coco-panoptic"):
             featherseg.convert(tmp_path / "src", tmp_path / "out")
         assert featherseg.convert(
             tmp_path / "src", tmp_path / "out", from_format="coco-panoptic"

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from scipy import ndimage
 
-from featherseg.converters.regions import corner_count, rings, runs_of
+from featherseg.converters.regions import boxes, corner_count, filled, label, rings, runs_of
 
 MASKS = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=9))
 MAPS = arrays(
@@ -138,3 +139,18 @@ def test_corners_are_counted_before_they_are_traced(numbers):
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1)])
 def test_an_empty_mask_has_no_ring(size):
     assert rings(np.zeros(size, dtype=bool)) == ([], [])
+
+
+@given(MASKS)
+def test_pieces_are_those_of_scipy(mask):
+    numbers, count = label(mask)
+    expected, expected_count = ndimage.label(mask)
+    assert (numbers == expected).all()
+    assert count == expected_count
+    assert (filled(mask) == ndimage.binary_fill_holes(mask)).all()
+
+
+@given(MAPS)
+def test_boxes_are_those_of_scipy(numbers):
+    expected = ndimage.find_objects(numbers.astype(int) + 1)
+    assert list(boxes(numbers).items()) == [(i, box) for i, box in enumerate(expected) if box]

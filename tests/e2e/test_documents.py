@@ -144,6 +144,7 @@ def place(tmp_path, monkeypatch):
             imageWidth=mask.shape[1],
         )
         (tmp_path / "annotated/a.json").rename(tmp_path / f"annotated/{index}.json")
+    shutil.copytree(ROOT / "examples/photos", tmp_path / "examples/photos")
     (tmp_path / "photos").mkdir()
     Image.fromarray(scene.image).save(tmp_path / "photos" / "street.jpg")
     Image.fromarray(scene.image).save(tmp_path / "photo.jpg")

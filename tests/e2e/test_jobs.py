@@ -167,7 +167,7 @@ def test_an_engineer_segments_a_clip_of_her_camera(run, yard, tmp_path):
 @pytest.mark.slow
 def test_an_engineer_s_int8_file_loses_no_more_than_she_allows(run, tmp_path):
     reports = exported(run, "onnx,openvino,onnx-int8", tmp_path / "box", "--max-drop", 0.5)
-    (parity,) = [report["parity"] for report in reports if report["target"] == "onnx-int8"]
+    (parity,) = [report["parity"] for report in reports if report["format"] == "onnx-int8"]
     assert 100 * (parity["model_miou"] - parity["file_miou"]) <= 0.5
 
 

@@ -1,5 +1,6 @@
 """A run's life without what Windows lacks, hidden from featherseg's modules (no_posix.py)."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,10 @@ TESTS = Path(__file__).parents[1]
 
 def check(folder: Path, *form: str) -> None:
     command = [sys.executable, TESTS / "support/processes/no_posix.py", folder, *form]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    environment = os.environ | {"PYTHONPATH": str(TESTS)}
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", check=False, env=environment
+    )
     assert done.returncode == 0, done.stderr
     assert '"resumed_from": 3' in (folder / "run" / "metrics.jsonl").read_text()
     left = (

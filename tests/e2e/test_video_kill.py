@@ -18,7 +18,7 @@ from featherseg.inference.video.segmentation import VideoJob, segment_video
 from featherseg.runs.run import save_weights, write_info
 
 SIZE = (48, 64)
-LOSS = 8.0
+LOSS = 10.0
 """Levels of 255 that encoding may cost on average."""
 
 

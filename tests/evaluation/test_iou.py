@@ -76,6 +76,14 @@ def test_accuracies_of_a_case_worked_out_by_hand():
     assert confusion.miou() == (3 / 4 + 1 / 3) / 2
 
 
+def test_precision_recall_and_f1_of_a_case_worked_out_by_hand():
+    confusion = Confusion(3, np.array([[80, 20, 0], [30, 60, 0], [0, 0, 0]]), np.array([0, 10, 0]))
+    nan = np.nan
+    np.testing.assert_allclose(confusion.precision(), [80 / 110, 60 / 80, nan])
+    np.testing.assert_allclose(confusion.recall(), [0.8, 0.6, nan])
+    np.testing.assert_allclose(confusion.f1(), [160 / 210, 120 / 180, nan])
+
+
 def test_nothing_labelled_gives_nan_and_no_warning():
     confusion = Confusion(4)
     confusion.update(np.full((3, 3), 255, np.uint8), np.zeros((3, 3), np.uint8))

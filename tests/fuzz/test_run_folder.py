@@ -19,6 +19,7 @@ from featherseg.data.shapes import Shapes
 from featherseg.inference.predictor import Predictor
 from featherseg.reports.run_report import gather, report_html
 from featherseg.runs.run import open_run, save_weights, write_info
+from featherseg.training.pictures import count_labels
 
 MODEL = "seaformer-tiny"
 IMAGE = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
@@ -31,6 +32,7 @@ READ_BY = {
     "environment.json": "report",
     "parity.json": "report",
     "examples/examples.json": "report",
+    "labels.json": "report",
 }
 """The files that are mutated, and what reads them."""
 
@@ -44,6 +46,7 @@ def whole(tmp_path_factory) -> Path:
     save_weights(run, models.build(MODEL, len(Shapes.classes)).state_dict())
     data = {"name": "shapes", "val_size": 1}
     write_info(run, small_info(Shapes.classes, model=MODEL, data=data, image_size=(64, 96)))
+    write_json(run / "labels.json", count_labels(Shapes("val", 1)))
     append_line(run / "metrics.jsonl", {"step": 1, "loss": 2.0, "lr": 0.1})
     append_line(run / "metrics.jsonl", {"step": 2, "loss": 1.0, "lr": 0.1, "val_miou": 0.4})
     scored = CliRunner().invoke(

@@ -37,22 +37,55 @@ def test_masks_are_drawn_in_class_colours_and_what_is_no_class_is_black():
 
 def test_the_overlay_goes_from_the_image_to_the_colours():
     image = np.full((2, 3, 3), 200, dtype=np.uint8)
-    assert (np.array(drawing.overlay(image, MASK, CLASSES, 0.0)) == image).all()
+    assert (np.array(drawing.overlay(image, MASK, CLASSES, 0.0, contour=False)) == image).all()
     assert (
         np.array(drawing.overlay(image, MASK, CLASSES, 1.0))
         == np.array(drawing.color_mask(MASK, CLASSES))
     ).all()
-    assert np.array(drawing.overlay(image, MASK, CLASSES, 0.5))[0, 0].tolist() == [164, 132, 164]
+    half = np.array(drawing.overlay(image, MASK, CLASSES, 0.5, contour=False))
+    assert half[0, 0].tolist() == [164, 132, 164]
 
 
-def test_a_black_class_leaves_the_image_as_it_is():
+@pytest.mark.parametrize(("width", "reach"), [(40, 1), (2000, 2)])
+def test_every_class_is_outlined_in_its_colour_on_its_side(width, reach):
+    image = np.full((9, width, 3), 200, dtype=np.uint8)
+    mask = np.zeros((9, width), dtype=np.uint8)
+    mask[:, 20:] = 1
+    row = np.array(drawing.overlay(image, mask, CLASSES, 0.0))[4].tolist()
+    assert row[20 - reach : 20] == [list(CLASSES[0].color)] * reach
+    assert row[20 : 20 + reach] == [list(CLASSES[1].color)] * reach
+    assert row[: 20 - reach] + row[20 + reach :] == [[200] * 3] * (width - 2 * reach)
+
+
+@pytest.mark.parametrize(
+    "clear", [ClassInfo("asphalt", (0, 0, 0)), ClassInfo("_Background_", (128, 0, 0))]
+)
+def test_a_background_and_a_black_class_leave_the_image_as_it_is(clear):
     image = np.full((2, 3, 3), 200, dtype=np.uint8)
-    classes = (ClassInfo("background", (0, 0, 0)), *CLASSES[1:])
+    classes = (clear, *CLASSES[1:])
     drawn = np.array(drawing.overlay(image, MASK, classes, 0.5))
     assert (drawn[MASK == 0] == 200).all()
     assert (
         drawn[MASK == 1] == np.array(drawing.overlay(image, MASK, CLASSES, 0.5))[MASK == 1]
     ).all()
+
+
+def test_ignored_pixels_are_striped_and_no_others():
+    label = np.zeros((40, 40), dtype=np.uint8)
+    label[:20] = 255
+    drawn = np.array(drawing.hatch_ignored(Image.new("RGB", (40, 40)), label))
+    assert len(np.unique(drawn[:20].reshape(-1, 3), axis=0)) == 2
+    assert (drawn[:20] > 0).all()  # it is no black background
+    assert (drawn[20:] == 0).all()
+
+
+def test_an_error_map_marks_wrong_labelled_pixels_alone():
+    image = np.full((2, 3, 3), 90, dtype=np.uint8)
+    label = np.array([[0, 1, 255], [2, 2, 0]], dtype=np.uint8)
+    drawn = np.array(drawing.error_map(image, label, MASK))
+    red = (drawn == (220, 20, 60)).all(axis=2)
+    assert red.tolist() == [[False, False, False], [False, False, True]]
+    assert len(np.unique(drawn[(label == MASK) & ~red])) == 2  # a grey, as its paper is not white
 
 
 @pytest.mark.parametrize(
@@ -79,6 +112,12 @@ def test_a_legend_leaves_the_image_whole_and_shows_every_class_that_is_there(siz
     assert shown[0] > 30
     assert shown[1] > 30
     assert shown[2] == 0
+
+
+def test_the_swatch_of_a_background_is_empty():
+    classes, shares = (ClassInfo("background", (128, 0, 0)),), {"background": 1.0}
+    drawn = np.array(drawing.with_legend(Image.new("RGB", (90, 60)), classes, shares))
+    assert not (drawn == (128, 0, 0)).all(axis=2).any()
 
 
 def test_a_legend_without_classes_is_a_sheet_all_the_same():

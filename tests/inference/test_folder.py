@@ -68,6 +68,33 @@ def test_masks_alone_are_replaced_only_where_that_is_asked(photos, tmp_path):
     )
 
 
+def test_overlays_in_other_colours_are_no_continuation(photos, tmp_path):
+    image, out = photos / "b.png", tmp_path / "out"
+    featherseg.predict(pixel_runtime(), image, out=out, settings={"alpha": 0.9})
+    with pytest.raises(ConfigError, match=r"alpha was 0\.9, now 0\.5"):
+        featherseg.predict(pixel_runtime(), image, out=out)
+    with Image.open(out / "b_overlay.png") as drawn:
+        (wanted,) = [Predictor(pixel_runtime())(image).overlay(0.9, legend=True)]
+        assert np.array_equal(np.array(drawn), np.array(wanted))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"masks": True, "contour": False}, "contour would have no effect"),
+        ({"submission": "cityscapes", "palette": "bright"}, "palette would have no effect"),
+        ({"palette": "red"}, "expected bright"),
+        ({"alpha": 2}, "alpha = 2"),
+    ],
+)
+def test_colours_that_nothing_shows_or_that_are_none_are_refused(
+    photos, tmp_path, settings, message
+):
+    with pytest.raises(ConfigError, match=message):
+        featherseg.predict(pixel_runtime(), photos, out=tmp_path / "out", settings=settings)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_image_that_has_changed_since_is_predicted_anew(photos, tmp_path):
     out, settings = tmp_path / "out", OutputSettings(masks=True)
     featherseg.predict(pixel_runtime(), photos, out=out, settings=settings)

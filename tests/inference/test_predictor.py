@@ -166,6 +166,13 @@ def test_save_writes_three_images_into_a_folder_or_the_mask_into_a_file(predicto
     assert image_size(files[1]) == (70, 93)
     assert image_size(files[2])[0] > 70  # with its legend
     assert result.overlay().size == (93, 70)
+    look = {"palette": "bright", "alpha": 0.9, "contour": False}
+    bright = result.save(tmp_path / "bright", "street", **look)
+    for file, other in zip(bright, files, strict=True):
+        assert file.read_bytes() != other.read_bytes()
+    assert (read_mask(bright[0]) == result.mask).all()
+    with Image.open(bright[2]) as drawn:
+        assert np.array_equal(np.array(drawn), np.array(result.overlay(legend=True, **look)))
     assert (
         result.save(tmp_path / "all.png", "street")[0] == tmp_path / "all.png" / "street_mask.png"
     )
@@ -234,7 +241,7 @@ def test_wrong_settings_are_refused_by_their_values(make_runtime, image):
     for options, named in (({"batch": 0}, "batch = 0"), ({"max_side": 3}, "max_side = 3")):
         with pytest.raises(FeathersegError, match=named):
             Predictor(make_runtime(), **options)
-    with pytest.raises(FeathersegError, match=r"opacity = 1\.5"):
+    with pytest.raises(FeathersegError, match=r"alpha = 1\.5"):
         Predictor(make_runtime())(image).overlay(1.5)
 
 

@@ -148,7 +148,7 @@ def test_a_link_of_a_temporary_name_in_a_run_from_others_leads_nowhere(run, tmp_
     assert "mIoU" in (run.path / "card.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["evaluations.jsonl", "examples", "examples/best-1-image.webp"])
+@pytest.mark.parametrize("name", ["evaluations.jsonl", "examples", "examples/worst-1-image.webp"])
 def test_a_run_is_not_scored_through_a_link_in_it(run, tmp_path_factory, name):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (run.path / name).parent.mkdir(exist_ok=True)
@@ -171,7 +171,7 @@ def test_no_file_outside_a_run_is_shown_in_its_report(run, tmp_path_factory):
     outside = tmp_path_factory.mktemp("home") / "secret-image.webp"
     outside.write_bytes(b"secret")
     record(run, SemanticRuntime(), Data(), "val", InferenceSettings(), scores(0.5))
-    image = run.path / "examples/best-1-image.webp"
+    image = run.path / "examples/worst-1-image.webp"
     image.unlink()
     image.symlink_to(outside)
     assert examples.read_examples(run.path) == []

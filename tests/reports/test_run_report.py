@@ -206,18 +206,66 @@ def test_tables_have_captions_images_have_words_and_drawings_have_titles(full):
     assert page.count("<caption>") == page.count("<table")
     assert page.count("<title>") == page.count("<svg") + 1
     images = [attributes for tag, attributes in tags if tag == "img"]
-    assert len(images) == 6  # two images with a figure, three panels each
+    assert len(images) == 5  # one of two images with a figure, in five panels
     assert all(attributes["alt"] for attributes in images)
 
 
 def test_the_images_are_the_image_its_truth_and_what_the_model_says(full):
     files = [full / "examples" / f"worst-1-{panel.replace(' ', '-')}.webp" for panel in PANELS]
     panels = [np.array(Image.open(file).convert("RGB")) for file in files]
-    image, label, prediction = panels
+    image, label, prediction, overlay, errors = panels
     assert abs(int(image[4, 4, 0]) - 40) < 3  # "b/1", the second image
-    assert label[0, 0].tolist() == [0, 0, 0]
+    assert label[0, 0].tolist() in ([28, 28, 30], [190, 190, 194])  # striped
     assert label[4, 4].tolist() == list(CLASSES[0].color)
     assert (prediction == CLASSES[1].color).all()
+    assert 0 < overlay[4, 6, 2] < CLASSES[1].color[2]  # the image is seen through it
+    assert errors[4, 6, 0] > 150 > errors[4, 6, 1]  # all is wrong
+
+
+@pytest.mark.seconds
+def test_precision_recall_and_f1_stand_beside_the_iou(full):
+    page = report(full).path.read_text()
+    rows = re.findall(r"<tr>.*?</tr>", page[page.index('<table class="classes">') :], re.DOTALL)
+    figures = [re.findall(r'class="number">([^<]*)<', row) for row in rows[1:4]]
+    assert figures == [
+        ["61.5", "72.7", "80.0", "76.2"],
+        ["50.0", "75.0", "60.0", "66.7"],
+        ["55.0", "73.9", "70.0", "71.4"],
+    ]
+
+
+@pytest.mark.seconds
+def test_the_labels_of_the_training_are_listed_with_how_many_were_counted(full):
+    counts = {"images": 90, "counted": 64, "pixels": [300, 100], "images_with": [64, 9]}
+    write_json(full / "labels.json", counts | {"ignored": 0.125})
+    text = text_of(report(full).path.read_text())
+    assert "counted in 64 of its 90 images" in text
+    assert "12.5 % of their pixels are not labelled" in text
+    assert re.search(r"road 75\.0 64 50\.0", text)
+    write_json(full / "labels.json", counts)
+    with pytest.raises(FeathersegError, match=r"labels\.json"):
+        report(full)
+
+
+@pytest.mark.seconds
+def test_predictions_over_time_are_shown_in_the_order_of_their_steps(full, tmp_path):
+    folder = full / "progress"
+    folder.mkdir()
+    for name in ("step-0000100", "step-0000020", "ground-truth", "image"):
+        Image.new("RGB", (2, 2)).save(folder / f"{name}.webp")
+    (folder / "step-0000040.webp").symlink_to(full / "weights.safetensors")
+    (folder / "notes.webp").write_bytes(b"of somebody else")
+    page = report(full).path.read_text()
+    headings = re.findall(r"<figcaption>(image|ground truth|step \d+)</figcaption>", page)
+    assert headings == ["image", "ground truth", "step 20", "step 100"]
+
+
+@pytest.mark.seconds
+def test_macs_are_counted_by_one_convention_which_is_named(full):
+    text = unescape(text_of(report(full).path.read_text()))
+    assert "GMACs by the convention “macs”" in text
+    assert "ptflops" not in text
+    assert text.index("Images") < text.index("Settings")
 
 
 @pytest.mark.seconds

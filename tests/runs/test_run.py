@@ -19,7 +19,16 @@ from featherseg.core.types import ClassInfo
 from featherseg.evaluation.scored_split import times_scored
 from featherseg.fitting.results import read_fit
 from featherseg.runs import run as runs
-from featherseg.runs.run import find_run, open_run, runs_by_name, save_weights, write_info
+from featherseg.runs.run import (
+    RESOLVED,
+    SHIPPED,
+    SHIPPED_LIMITS,
+    find_run,
+    open_run,
+    runs_by_name,
+    save_weights,
+    write_info,
+)
 
 CLASSES = [ClassInfo("a", (0, 0, 0)), ClassInfo("b", (9, 9, 9))]
 
@@ -155,13 +164,27 @@ def installed(tmp_path, monkeypatch):
     return folder(package / "weights" / "streets")
 
 
-def test_a_run_that_comes_with_the_package_is_found_by_its_name(installed, tmp_path, monkeypatch):
+def test_a_run_that_comes_with_the_package_is_found_by_its_name(installed, tmp_path, caplog):
     assert runs_by_name() == {"streets": installed}
     assert find_run("streets") == installed
     assert (open_run(installed).shipped, open_run(installed).spelling) == (True, "streets")
-    mine = folder(tmp_path / "streets")
-    assert find_run("streets") == Path("streets")  # what lies here comes first
+    with caplog.at_level("WARNING", "featherseg"):
+        mine = folder(tmp_path / "streets")
+        assert find_run(mine) == mine  # a path hides nothing
+        assert not caplog.records
+        assert find_run("streets") == Path("streets")  # what lies here comes first
+    assert "streets: the run in this folder is taken" in caplog.text
     assert (open_run(mine).shipped, open_run(mine).spelling) == (False, str(mine))
+
+
+def test_a_folder_that_is_no_run_and_hides_one_says_so(installed, tmp_path):
+    (tmp_path / "streets").mkdir()
+    with pytest.raises(RunError, match="own model streets, work in another folder"):
+        open_run(find_run("streets"))
+
+
+def test_every_run_that_ships_says_how_far_it_may_be_trusted():
+    assert set(SHIPPED_LIMITS) >= {path.parent.name for path in SHIPPED.glob(f"*/{RESOLVED}")}
 
 
 @pytest.mark.parametrize(

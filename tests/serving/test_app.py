@@ -29,7 +29,7 @@ from featherseg.inference.soft_output import SoftKind, save_soft
 from featherseg.inference.tiling import process_bytes
 from featherseg.serving import service
 from featherseg.serving.models import Served
-from featherseg.serving.schema import BatchAnswer, MaskAnswer
+from featherseg.serving.schema import BatchAnswer, CocoAnswer, GeoJsonAnswer, MaskAnswer
 from featherseg.serving.settings import Limits
 
 
@@ -247,7 +247,7 @@ def test_a_form_that_holds_no_image_is_refused(client, options, code):
         (
             "format=gif",
             (422, "query"),
-            "format = 'gif': input should be 'png', 'rle', 'polygons', 'probabilities' or ",
+            "format = 'gif': input should be 'png', 'rle', 'polygons', 'coco', 'geojson', ",
         ),
         ("fromat=rle", (422, "query"), "Did you mean 'format'?"),
         ("model=nobody", (404, "model"), "Known: color."),
@@ -325,6 +325,20 @@ def test_rle_and_polygons_tell_the_same_mask(client):
     counts = np.bincount(answer_of(image()).ravel(), minlength=3)
     assert [segment.area for segment in found[0].segments] == counts.tolist()
     assert [row.share for row in found[0].classes] == (counts / counts.sum()).tolist()
+
+
+def test_coco_and_geojson_are_those_of_the_prediction(client):
+    content = encoded(image())
+    coco = client.post("/v1/segment?format=coco", files=form(content))
+    geojson = client.post("/v1/segment?format=geojson", files=form(content))
+    types = [response.headers["content-type"] for response in (coco, geojson)]
+    assert types == ["application/json", "application/geo+json"]
+    prediction = color_predictor()(image())
+    assert CocoAnswer.model_validate_json(coco.content).model_dump() == prediction.to_coco()
+    assert geojson.json() == prediction.to_geojson()
+    GeoJsonAnswer.model_validate_json(geojson.content)
+    refused = client.post("/v1/segment/batch?format=coco", files=several(content))
+    assert refusal(refused) == (422, "query")
 
 
 def test_a_batch_answers_in_order_and_one_bad_image_leaves_the_others_alone(client):

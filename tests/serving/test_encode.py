@@ -1,14 +1,16 @@
 """What an answer holds, beside the prediction it was made of."""
 
 import json
+import struct
 from base64 import b64decode
 
 import numpy as np
 import pytest
 from support.models.color_model import CLASSES, color_predictor, image, mask_in
 
+from featherseg.data.images.georeference import Georeference, Tag, geotiff_bytes
 from featherseg.serving import encode
-from featherseg.serving.encode import encoder, mask_png
+from featherseg.serving.encode import encoder, file_encoder, mask_png
 from featherseg.serving.refusal import Refused
 from featherseg.serving.schema import MaskAnswer
 
@@ -98,6 +100,28 @@ def test_the_png_of_a_panoptic_model_holds_its_classes(balls):
     found = answer(prediction, "png")
     assert b64decode(found["mask_png"]) == mask_png(prediction)
     assert found["classes"][2]["share"] == 128 / 600
+
+
+def test_a_geotiff_has_its_own_coordinates_in_geojson():
+    tags = [Tag(33550, 12, 3, struct.pack("<3d", 0.5, 0.5, 0))]
+    tags.append(Tag(33922, 12, 6, struct.pack("<6d", 0, 0, 0, 4e5, 5.5e6, 0)))
+    keys = (1, 1, 0, 2, 1025, 0, 1, 1, 3072, 0, 1, 32633)
+    tags.append(Tag(34735, 3, len(keys), struct.pack(f"<{len(keys)}H", *keys)))
+    mask = np.zeros((20, 30), np.uint8)
+    content = geotiff_bytes(mask, CLASSES, bytes(768), Georeference("<", tuple(tags)))
+    prediction = color_predictor()(image())
+    found = json.loads(file_encoder("geojson", content)(prediction))
+    assert found["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
+    x, y = found["features"][0]["geometry"]["coordinates"][0][0]
+    assert 4e5 <= x <= 4e5 + 20
+    assert 5.5e6 - 20 <= y <= 5.5e6
+
+
+@pytest.mark.parametrize("form", ["coco", "geojson"])
+def test_noise_is_refused_before_it_becomes_a_file(form, monkeypatch):
+    monkeypatch.setattr(encode, "MOST_FILE_CORNERS", 100)
+    with pytest.raises(Refused, match=r"limit is 100\. Ask for format=png"):
+        file_encoder(form, b"")(color_predictor()(image()))
 
 
 @pytest.mark.parametrize(("form", "limit"), [("rle", "MOST_RUNS"), ("polygons", "MOST_CORNERS")])

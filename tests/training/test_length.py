@@ -294,6 +294,7 @@ def test_minutes_end_a_training_whose_steps_take_longer_than_they_did(tmp_path, 
     assert told.steps == [1]
     assert any("the time is over after step 1 of 5: " in text for text in told.messages)
     assert run.metrics()[1]["val_miou"] is not None
+    assert "- Settings: 5 steps, 1 taken, batch " in (run.path / "card.md").read_text("utf-8")
 
 
 def test_a_training_whose_time_is_over_ends_with_the_step_it_is_in(tmp_path):

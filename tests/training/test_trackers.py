@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from support.models.fit_plans import begin_planned, write_yard
 from support.models.small_training import (
     SMALL,
@@ -49,6 +50,13 @@ class Broken:
     def finalize(self, status):
         raise AssertionError("asked though it failed")
 
+    @property
+    def experiment(self):
+        return self
+
+    def add_image(self, name, pixels, dataformats):
+        assert (name, pixels.ndim, dataformats) == ("batch", 3, "HWC")
+
 
 @pytest.fixture
 def broken(monkeypatch):
@@ -73,6 +81,38 @@ def test_a_tracker_that_fails_is_named_once_and_the_training_goes_on(broken, tmp
         f"every figure is in {tmp_path / 'run'}"
     ]
     assert [step for step, _ in broken[0].seen] == [1]
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb", "tensorboard"])
+def test_the_first_batch_is_sent_in_the_way_of_each_tracker(name, tmp_path, small_run):
+    sent = []
+
+    class Logger:
+        """The calls of all three, as their documentation has them."""
+
+        run_id, experiment = "7", None
+
+        def log_artifact(self, run_id, path):
+            sent.append((run_id, path))
+
+        def log_image(self, key, images):
+            sent.append((key, images[0].size))
+
+        def add_image(self, tag, pixels, dataformats):
+            sent.append((tag, pixels.shape, dataformats))
+
+    Image.new("RGB", (6, 4)).save(tmp_path / "batch.jpg")
+    tracker = Tracker(name, small_run, 10, print)
+    tracker._logger = Logger()
+    tracker._logger.experiment = tracker._logger
+    tracker.log_batch(tmp_path / "batch.jpg")
+    assert sent == [
+        {
+            "mlflow": ("7", str(tmp_path / "batch.jpg")),
+            "wandb": ("batch", (6, 4)),
+            "tensorboard": ("batch", (4, 6, 3), "HWC"),
+        }[name]
+    ]
 
 
 def test_a_tracker_that_cannot_begin_is_named_and_the_training_goes_on(monkeypatch, tmp_path):

@@ -28,13 +28,14 @@ from featherseg.auditing.regions import KINDS
 from featherseg.auditing.scorer import MOST_TRAINING, Ranking, rank_images
 from featherseg.auditing.self_test import SelfTest
 from featherseg.converters import write_samples, writer_of
+from featherseg.converters.converted import as_dataset
 from featherseg.converters.masks import masks_of
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, UnknownName, require
 from featherseg.core.files import check_folder, check_writable, refuse_used
 from featherseg.core.machine import command_began
 from featherseg.core.notebook import html_table, progress_or_bar
 from featherseg.core.types import IGNORE, Progress, SegmentationData
-from featherseg.core.wording import counted
+from featherseg.core.wording import brief, counted
 from featherseg.data import open_dataset
 from featherseg.data.cache.fingerprint import files_of, groups_of
 from featherseg.data.checks.decisions import AUDITED
@@ -106,6 +107,10 @@ class Audit:
             "unseen": list(self.unseen),
         } | ({"to": str(self.to)} if self.to else {})
 
+    def __repr__(self) -> str:
+        ranked = "no ranking" if self.no_ranking else counted(len(self.images), "image")
+        return brief(self, self.name, ranked, self.page)
+
     def _repr_html_(self) -> str:
         rows = [(key, f"{score:.3f}") for key, score in self.images[:20]]
         notes = (self.no_ranking, *self.notes) if self.no_ranking else self.notes
@@ -159,6 +164,8 @@ def audit(
     (regions dropped, swapped, grown; masks shifted or of another image), and ranks images and
     regions. The dataset is not changed. After an interruption the same call continues.
 
+        featherseg.audit("photos", minutes=10).images[:20]
+
     Args:
         data: A dataset's name, a dataset.toml, a folder of images and masks, or your own dataset.
         out: The page to write. Intermediate files are in a folder beside it that ends in .audit,
@@ -194,6 +201,7 @@ def audit(
         raise ConfigError(
             "data_root has no effect on a dataset of your own, which has its files. Leave it out."
         )
+    data = as_dataset(data, progress) if isinstance(data, str | Path) else data
     data = _open(data, data_root)
     groups = groups_of(data)
     if to is not None:

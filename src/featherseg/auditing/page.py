@@ -23,7 +23,7 @@ from featherseg.core.types import IGNORE, Progress, SegmentationData
 from featherseg.core.wording import ESCAPES
 from featherseg.data.checks.decisions import mask_digest
 from featherseg.data.images.image_range import range_above
-from featherseg.inference.drawing import color_mask, rgb_view
+from featherseg.inference.drawing import color_mask, hatch_ignored, rgb_view
 from featherseg.reports.examples import data_uri, webp
 from featherseg.reports.page import page_html, render
 
@@ -97,7 +97,10 @@ def _row(
     image = data[number].image
     photo = rgb_view(image, range_above(image.max()))
     resized = photo.resize((width, height), Image.Resampling.BILINEAR)
-    masks = [np.array(color_mask(mask, classes)) for mask in (label, example.prediction)]
+    masks = [
+        np.array(hatch_ignored(color_mask(mask, classes), mask))
+        for mask in (label, example.prediction)
+    ]
     names, drawn = ("image", "given mask", "prediction"), [np.array(resized), *masks]
     edge = ndimage.binary_dilation(inside) & ~inside
     panels = [

@@ -434,6 +434,9 @@ def strip_prefix(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
 def load_official(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     """Copy the authors' checkpoint into a model or backbone strictly, by its `rename_official`.
 
+        model = featherseg.build("segformer-b0", classes=19)
+        featherseg.load_official(model, torch.load("segformer.pth", weights_only=True))
+
     Args:
         module: A model or a backbone.
         state: Tensors by the authors' key names; num_batches_tracked may be missing.

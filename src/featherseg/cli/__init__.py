@@ -6,6 +6,8 @@ answers at once.
 """
 
 import errno
+import functools
+import inspect
 import io
 import logging
 import os
@@ -14,6 +16,7 @@ import sys
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from importlib import import_module
 from keyword import iskeyword
 from types import TracebackType
@@ -71,6 +74,9 @@ VERBS = {
 }
 """Verb, in the order of the work -> its line in `featherseg --help`, arguments of an example."""
 
+PROGRAM, COMPLETE = "featherseg", "_FEATHERSEG_COMPLETE"
+SHELLS = ("bash", "zsh", "fish")
+
 PIPE_CLOSED, USER_ERROR, STOPPED = 1, 2, 130
 DISK_ERRORS = {
     errno.ENOSPC,
@@ -100,6 +106,8 @@ class _Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments of a verb. Raises ConfigError."""
+        if ctx.resilient_parsing:  # a shell completes an unfinished command
+            return super().parse_args(ctx, args)
         known = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
         refuse_foreign_options(str(self.name), args, known)
         texts, _, order = self.make_parser(ctx).parse_args(list(args))
@@ -149,7 +157,7 @@ def build_app() -> typer.Typer:
         name = f"{verb}_" if iskeyword(verb) else verb
         example = f"Example: featherseg {verb} {arguments}".rstrip()
         command = app.command(verb, cls=_Command, short_help=line, epilog=example)
-        command(getattr(import_module(f"{__name__}.{name}"), name))
+        command(_with_detail(getattr(import_module(f"{__name__}.{name}"), name)))
     return app
 
 
@@ -159,6 +167,51 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _print_completion(shell: str | None) -> None:
+    if shell is None:
+        return
+    if shell not in SHELLS:
+        raise ConfigError(f"--show-completion {shell!r}: expected {', '.join(SHELLS)}.")
+    from typer.completion import get_completion_script
+
+    print(get_completion_script(prog_name=PROGRAM, complete_var=COMPLETE, shell=shell))
+    raise typer.Exit
+
+
+def _with_detail(function: Callable[..., None]) -> Callable[..., None]:
+    """Return the function of a verb with the options `-q` and `-v`, which every verb has."""
+
+    @functools.wraps(function)
+    def verb(*args: Any, quiet: bool, verbose: bool, **options: Any) -> None:
+        if quiet and verbose:
+            raise ConfigError("-q and -v exclude each other. Leave out one.")
+        if quiet or verbose:
+            _set_level(logging.WARNING if quiet else logging.DEBUG)
+        function(*args, **options)
+
+    signature = inspect.signature(function, eval_str=True)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    detail = [
+        inspect.Parameter(name, kind, default=False, annotation=Annotated[bool, option])
+        for name, option in (
+            ("quiet", typer.Option("-q", "--quiet", help="Print results and warnings only.")),
+            ("verbose", typer.Option("-v", "--verbose", help="Print times and tracebacks too.")),
+        )
+    ]
+    parameters = [*signature.parameters.values(), *detail]
+    vars(verb)["__signature__"] = signature.replace(parameters=parameters)
+    verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return verb
+
+
+def _set_level(level: int) -> None:
+    logger = logging.getLogger("featherseg")
+    logger.setLevel(level)
+    if level == logging.DEBUG:
+        for handler in logger.handlers:
+            handler.setFormatter(_Visible("%(asctime)s %(message)s"))
+
+
 def _options(
     version: Annotated[
         bool,
@@ -166,6 +219,16 @@ def _options(
             "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
         ),
     ] = False,
+    show_completion: Annotated[
+        str | None,
+        typer.Option(
+            "--show-completion",
+            metavar="|".join(SHELLS),
+            callback=_print_completion,
+            is_eager=True,
+            help="Print the script by which a shell completes commands, and exit.",
+        ),
+    ] = None,
 ) -> None:
     """Options of `featherseg` itself; the verbs have their own."""
 
@@ -228,7 +291,11 @@ def _run() -> int:
     """Run the verb on the command line and return the exit code; errors become one message."""
     try:
         refuse_foreign_verb(sys.argv[1:], VERBS)
-        build_app()(prog_name="featherseg")
+        if COMPLETE in os.environ:
+            from typer.completion import completion_init
+
+            completion_init()
+        build_app()(prog_name=PROGRAM)
     except NoDataset as error:
         from featherseg.converters import next_step  # here, so that other commands start faster
 
@@ -259,6 +326,8 @@ def _run() -> int:
 
 
 def _fail(message: str) -> int:
+    if logging.getLogger("featherseg").level == logging.DEBUG and sys.exc_info()[0]:
+        print(visible(traceback.format_exc()), end="", file=sys.stderr)
     print(f"error: {visible(message)}", file=sys.stderr)
     return USER_ERROR
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from featherseg.cli.options import DataRoot, Dataset, Device, out_option
+from featherseg.cli.options import AnyDataset, DataRoot, Device, out_option
 from featherseg.cli.progress import progress_bar
 from featherseg.core.errors import ConfigError
 from featherseg.core.wording import one_line
@@ -17,7 +17,7 @@ SHOWN = 10
 
 
 def audit(
-    data: Dataset,
+    data: AnyDataset,
     run: Annotated[
         str | None,
         typer.Option(help="A run (folder or name) that was trained on none of these images."),

@@ -38,7 +38,10 @@ SHOWN_SIZES = 4
 def check(
     data: Annotated[
         str,
-        typer.Argument(help="A dataset's name, a dataset.toml, or a folder of images and masks."),
+        typer.Argument(
+            help="A dataset's name, a dataset.toml, a folder of images and masks, or what a tool "
+            "exported."
+        ),
     ],
     data_root: DataRoot = None,
     write: Annotated[
@@ -163,7 +166,7 @@ def _print_next(console: Console, report: CheckReport, data: str) -> None:
         for name in (*report.proposal.lists, "dataset.toml"):
             console.print(f"wrote {one_line(str(report.written.with_name(name)))}")
         if report.clean:
-            training = f"featherseg train frm-lite0-light --data {folder} --out RUN"
+            training = f"featherseg train frm-lite0-light --data {folder}"
             console.print(f"Train with it: {training}")
     else:
         console.print(f"Write it: {command} {one_line(report.proposal.options)}".rstrip())

@@ -29,7 +29,7 @@ def convert(
     to: Annotated[
         str | None,
         typer.Option(
-            "--to", metavar="FORMAT", help="Write for a tool: coco, yolo, labelme or cvat."
+            "--to", metavar="FORMAT", help="Write as coco, yolo, labelme, cvat, geojson or csv."
         ),
     ] = None,
     images: Annotated[

@@ -54,10 +54,16 @@ def doctor(
 
 
 def _print(findings: list[Finding]) -> None:
-    """Print plain lines, one per finding, because rich may be what is broken."""
+    """Print plain lines, one per finding, because rich may be what is broken.
+
+    A package that several extras need is printed under the first of them.
+    """
     width = max(len(finding.name) for finding in findings)
     section = ""
+    first = {(finding.name, finding.found): finding for finding in reversed(findings)}
     for finding in findings:
+        if first[finding.name, finding.found] is not finding:
+            continue
         if finding.section != section:
             section = finding.section
             print(section)

@@ -28,7 +28,10 @@ def fit(
     ],
     data: Annotated[
         str | None,
-        typer.Option(help="A dataset's name, a dataset.toml or its folder; needed to begin a fit."),
+        typer.Option(
+            help="A dataset's name, a dataset.toml or its folder, or what a tool exported; needed "
+            "to begin a fit."
+        ),
     ] = None,
     max_ms: Annotated[
         float | None,

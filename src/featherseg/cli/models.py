@@ -31,7 +31,7 @@ def models(
         if run in MODELS and not Path(run).exists():
             raise ConfigError(
                 f"{run} is not trained. Count it with `featherseg cost {run}`, or train it with "
-                f"`featherseg train {run} --data DATA --out RUN`."
+                f"`featherseg train {run} --data DATA`."
             )
         facts = provenance(featherseg.load_run(run))
         width = max(map(len, facts)) + 2
@@ -46,7 +46,7 @@ def models(
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Print the rows of `list_models` as a table of 80 columns, and below it how to read it."""
+    """Print three models to begin with, all as a table of 80 columns, and how to read it."""
     from rich.table import Table
 
     from featherseg.cli.terminal import Console
@@ -67,6 +67,8 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         paper = row["paper"].split(",")[0] + " *" * row["paper"].endswith(")")
         table.add_row(row["model"], ms, millions, gmacs, row["pretrained"], paper)
     console = Console(highlight=False)
+    for line in first_choices(rows):
+        console.print(line, markup=False)
     console.print(table, markup=False)
 
     timed, trained = latencies(), scores()
@@ -90,3 +92,24 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         "another backbone, or a reconstruction (RSP). The papers' arXiv numbers: --json.",
     ):
         console.print(line, markup=False)
+
+
+def first_choices(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a line each for the fastest, the most accurate and the lightest panoptic model.
+
+    The first two are of the models that were trained alike, by the mean of their datasets.
+    """
+    lines = []
+    if scored := [row for row in rows if row["miou"] and row["latency_ms"] is not None]:
+        fastest = min(scored, key=lambda row: row["latency_ms"])
+        best = max(scored, key=lambda row: sum(row["miou"].values()))
+        for purpose, row in (("latency", fastest), ("accuracy", best)):
+            scores = ", ".join(f"{100 * miou:.1f} {data}" for data, miou in row["miou"].items())
+            lines.append(
+                f"for {purpose + ':':10}{row['model']}, {row['latency_ms']:.0f} ms, mIoU {scores}"
+            )
+    if panoptic := [row for row in rows if row["model"].endswith("-panoptic")]:
+        lightest = min(panoptic, key=lambda row: row["macs"])
+        timed = "" if lightest["latency_ms"] is not None else ", not timed"
+        lines.append(f"for objects:  {lightest['model']}, fewest GMACs of the panoptic ones{timed}")
+    return lines

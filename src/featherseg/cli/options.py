@@ -24,11 +24,20 @@ RunsAndFiles = Annotated[
 Dataset = Annotated[
     str, typer.Argument(metavar="DATA", help="A dataset's name, a dataset.toml or its folder.")
 ]
+AnyDataset = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="A dataset's name, a dataset.toml or its folder, or what a tool exported: a folder, "
+        "a zip, a data.yaml.",
+    ),
+]
 Data = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="A dataset's name, a dataset.toml or its folder [default: the run's or recipe's].",
+        help="A dataset's name, a dataset.toml or its folder, or what a tool exported: a folder, "
+        "a zip, a data.yaml [default: the run's or recipe's].",
     ),
 ]
 DataRoot = Annotated[

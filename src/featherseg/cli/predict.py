@@ -89,6 +89,28 @@ def predict(
             "NAME_confidence.png.",
         ),
     ] = None,
+    palette: Annotated[
+        str | None,
+        typer.Option(
+            metavar="bright|CLASS=#RRGGBB,...",
+            help="Other colours than the model's: bright, which all readers tell apart, or those "
+            "of some classes.",
+        ),
+    ] = None,
+    alpha: Annotated[
+        float, typer.Option(help="Opacity of the colours in overlays, 0 to 1.", metavar="SHARE")
+    ] = 0.5,
+    contour: Annotated[
+        bool,
+        typer.Option("--contour/--no-contour", help="Outline classes or objects in overlays."),
+    ] = True,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT,...",
+            help="Also write -o/FORMAT: coco, geojson, csv (areas), labelme, cvat, yolo.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Overwrite existing predictions.")
     ] = False,
@@ -106,10 +128,13 @@ def predict(
 ) -> None:
     """Write NAME_mask.png, NAME_color.png and NAME_overlay.png for every image.
 
-    The mask has class indices with a palette. A panoptic model also writes its objects in the
+    The mask has class indices with a palette. The overlay leaves a class named background, and a
+    class in black, as they are. A panoptic model also writes its objects in the
     official format: panoptic/NAME.png and panoptic.json. With --submission cityscapes the masks
     have that benchmark's label ids, with --submission bdd100k its train ids. A video becomes
-    NAME_overlay.mp4, or the file named by -o. A camera is recorded until Ctrl-C.
+    NAME_overlay.mp4, or the file named by -o. The polygons of --to are at most 1 pixel off the
+    outlines of the masks; `convert --to` writes exact ones. A camera is recorded until
+    Ctrl-C.
     After an interruption the same command continues: images that predictions.jsonl in the folder
     lists are not predicted again, unless they have changed. In a bucket every file appears complete
     or not at all, the mask of an image after its other files.
@@ -119,6 +144,7 @@ def predict(
     image's size; the others are still written.
     """
     changes = parse_inference(window, scales, tta, resize)
+    formats = tuple(dict.fromkeys(name.strip() for name in (to or "").split(",") if name.strip()))
     import featherseg
     from featherseg.cli.terminal import Console
     from featherseg.inference.folder import OutputSettings
@@ -134,7 +160,9 @@ def predict(
             memory_gb=memory_gb,
             max_side=max_side,
             threads=threads,
-            settings=OutputSettings(masks, submission, overwrite, probabilities),
+            settings=OutputSettings(
+                masks, submission, overwrite, probabilities, palette, alpha, contour, formats
+            ),
             trust=trust,
             cluster=cluster,
             workers=workers,

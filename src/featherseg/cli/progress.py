@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
@@ -16,6 +17,11 @@ LINE_SECONDS = 10
 """Seconds between two lines without a terminal."""
 
 
+def is_quiet() -> bool:
+    """Return whether the user gave -q."""
+    return logging.getLogger("featherseg").level == logging.WARNING
+
+
 @contextmanager
 def progress_bar(console: Console) -> Iterator[Progress]:
     """Show a bar that disappears at the end; without a terminal, a line on stderr every 10 s."""
@@ -23,6 +29,9 @@ def progress_bar(console: Console) -> Iterator[Progress]:
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
+    if is_quiet():
+        yield lambda doing, done, total: None
+        return
     if not console.is_terminal:
         yield _print_lines()
         return

@@ -1,5 +1,6 @@
 """The terminal, protected from control characters in names of files and classes."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,6 +10,27 @@ from rich.table import Table
 from rich.text import Text
 
 from featherseg.core.wording import visible
+
+
+def wrapped(text: str, width: int) -> str:
+    """Return a message in lines of at most `width` characters, broken between words.
+
+    A command gets a line of its own and is never broken, so that it works when it is pasted.
+    """
+    lines: list[str] = []
+    for line in text.split("\n"):
+        prose, command = line, ""
+        if len(line) > width and ": featherseg " in line:
+            prose, _, command = line.partition(": featherseg ")
+            prose, command = f"{prose}:", f"featherseg {command}"
+        is_command = prose.startswith("featherseg ")
+        lines += (
+            [prose]
+            if is_command or not prose
+            else textwrap.wrap(prose, width, break_long_words=False, break_on_hyphens=False)
+        )
+        lines += [command] if command else []
+    return "\n".join(lines)
 
 
 class Console(rich.console.Console):

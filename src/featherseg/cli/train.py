@@ -1,7 +1,11 @@
 """`featherseg train`: a recipe and a dataset become a run folder."""
 
+import os
+import re
+import shlex
 import sys
 import time
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,13 +19,18 @@ from featherseg.cli.options import (
     check_settings,
     out_option,
 )
+from featherseg.cli.progress import is_quiet
+from featherseg.core.errors import ConfigError
+from featherseg.core.wording import WarningText
+
+RUNS = Path("runs")
+"""The folder of run folders that --out does not name."""
 
 LINE_SECONDS = 10.0
 """Seconds between two lines of progress without a terminal."""
 
 
 def train(
-    out: Annotated[Path, out_option("The run folder to write; must be new, except with --resume.")],
     recipe: Annotated[
         str | None,
         typer.Argument(
@@ -31,6 +40,13 @@ def train(
     ] = None,
     data: Data = None,
     data_root: DataRoot = None,
+    out: Annotated[
+        Path | None,
+        out_option(
+            "The run folder to write; must be new, except with --resume "
+            "[default: runs/RECIPE-DATA, then runs/RECIPE-DATA-2, ...]."
+        ),
+    ] = None,
     init: Annotated[
         str | None,
         typer.Option(help="Weights to start from: a run (by path or name) or a checkpoint file."),
@@ -85,6 +101,8 @@ def train(
         raise typer.BadParameter(
             "name a model or a recipe (`featherseg models` lists them)", param_hint="RECIPE"
         )
+    is_named = out is not None
+    out = out or _default_folder(recipe, data, resume=resume)
     from featherseg.core.config import setting_texts
     from featherseg.core.machine import this_rank
 
@@ -100,6 +118,9 @@ def train(
         {key: value for key, (_, value) in options.items() if value is not None}
     )
     with TrainingProgress() as progress:
+        if not is_named:
+            progress.message(f"the run folder is {out} (--out names another)")
+            sys.argv += ["--out", str(out)]  # processes that Lightning starts repeat the command
         if not this_rank():  # before PyTorch and Lightning, which take seconds
             dataset = data or "the data of its recipe"
             doing = f"resuming {out}" if resume else f"training {recipe} on {dataset}"
@@ -123,6 +144,36 @@ def train(
             featherseg.train(recipe, data, **arguments)
 
 
+def _default_folder(recipe: str | None, data: str | None, *, resume: bool) -> Path:
+    """Return the first folder of runs/RECIPE-DATA, runs/RECIPE-DATA-2, ... that does not exist.
+
+    Raises ConfigError with `resume`, and if several processes would each choose one.
+    """
+    if resume:
+        checkpoints = sorted(RUNS.glob("*/last.ckpt"), key=lambda path: path.stat().st_mtime)
+        newest = shlex.quote(str(checkpoints[-1].parent)) if checkpoints else "RUN"
+        raise ConfigError(
+            "--resume continues the run in --out, which is missing. Run:\n"
+            f"featherseg train --resume --out {newest}"
+        )
+    if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) > 1:
+        raise ConfigError(
+            "several processes train one run, and must have one folder: give --out RUN."
+        )
+    parts = [str(recipe).removesuffix(".toml"), *([] if data is None else [_without_file(data)])]
+    name = re.sub(r"[^\w.-]+", "_", "-".join(Path(part).name for part in parts))
+    numbered = (RUNS / (name if number == 1 else f"{name}-{number}") for number in count(1))
+    return next(folder for folder in numbered if not os.path.lexists(folder))
+
+
+def _without_file(data: str) -> str:
+    """Return the path that names a dataset: yard/dataset.toml and yard.zip are yard."""
+    path = Path(data)
+    if path.suffix.lower() in (".toml", ".json", ".xml", ".yaml", ".yml"):
+        path = path.absolute().parent
+    return os.path.abspath(path.with_suffix("") if path.suffix.lower() == ".zip" else path)
+
+
 STEPS = "step"
 """The label of the bar of a training."""
 
@@ -133,35 +184,39 @@ class TrainingProgress:
     def __init__(self, *, stderr: bool = False) -> None:
         from rich.progress import (
             BarColumn,
-            MofNCompleteColumn,
             Progress,
+            SpinnerColumn,
             TextColumn,
-            TimeElapsedColumn,
             TimeRemainingColumn,
         )
+        from rich.table import Column
 
         from featherseg.cli.terminal import Console
 
         # An export redirects sys.stdout to keep its writers quiet; the bar stays on the terminal
         self.console = Console(stderr=stderr, file=None if stderr else sys.stdout)
+        # 80 columns have room for all of a step; what is longer is cut, not broken
+        one_line = Column(no_wrap=True, overflow="ellipsis")
         self.bar = Progress(
-            TextColumn("{task.fields[doing]}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            SpinnerColumn(),
+            TextColumn("{task.fields[doing]}", markup=False, table_column=one_line),
+            BarColumn(8 if self.console.width < 100 else 24),
+            TextColumn("{task.fields[count]}", table_column=Column(no_wrap=True)),
+            TextColumn("{task.description}", markup=False, table_column=one_line),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=not self.console.is_terminal or is_quiet(),
         )
         self.task: Any = None
         self.doing = ""  # what the task shows: STEPS, or other work
         self.start_time, self.start_step = 0.0, 0  # at the first step that was seen
         self.line_time = 0.0
         self.last_step = self.steps = 0  # of the training that is shown
+        self.miou: float | None = None  # of its last validation
 
     def __enter__(self) -> "TrainingProgress":
         self.bar.start()
+        self._begin("starting", None, 0)  # until the first work that reports itself
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -169,7 +224,12 @@ class TrainingProgress:
             self.bar.stop()
 
     def message(self, text: str) -> None:
-        """Print a message."""
+        """Print a message; with -q only a warning."""
+        from featherseg.cli.terminal import wrapped
+
+        if is_quiet() and not isinstance(text, WarningText):
+            return
+        text = wrapped(text, self.console.width) if self.console.is_terminal else text
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def step(self, step: int, steps: int, record: dict[str, Any]) -> None:
@@ -179,11 +239,18 @@ class TrainingProgress:
         if self.doing != STEPS or is_next_training:
             self._begin(STEPS, steps, step)
             self.start_time, self.start_step = now, step
+        if step <= self.last_step:
+            self.miou = None
         self.last_step, self.steps = step, steps
         steps_done = step - self.start_step
         rate = steps_done / (now - self.start_time) if steps_done > 0 else 0.0
-        text = f"loss {record['loss']:.3f}, {rate:.2f} steps/s"
-        self.bar.update(self.task, completed=step, description=text)
+        self.miou = record.get("val_miou", self.miou)
+        figures = [f"loss {record['loss']:.3f}"]
+        figures += [f"mIoU {100 * self.miou:.1f} %"] if self.miou is not None else []
+        figures += [f"lr {record['lr']:.2g}"] if "lr" in record else []
+        text = ", ".join([*figures, f"{rate:.3g} steps/s"])
+        count = f"{step}/{steps}"
+        self.bar.update(self.task, completed=step, description=text, count=count)
         if record.get("val_miou") is not None:
             objects = (
                 f"PQ {100 * record['val_pq']:.2f} %, " if record.get("val_pq") is not None else ""
@@ -204,11 +271,12 @@ class TrainingProgress:
             return
         if doing != self.doing:
             self._begin(doing, total, done)
-        self.bar.update(self.task, completed=done)
+        count = f"{done}/{total}" if total else ""
+        self.bar.update(self.task, completed=done, count=count)
 
     def _begin(self, doing: str, total: int | None, completed: int) -> None:
         """Replace the bar by one for other work."""
         if self.task is not None:
             self.bar.remove_task(self.task)
-        self.task = self.bar.add_task("", total=total, completed=completed, doing=doing)
+        self.task = self.bar.add_task("", total=total, completed=completed, doing=doing, count="")
         self.doing = doing

@@ -28,6 +28,7 @@ from featherseg.comparison.fidelity import Fidelity, Scored, fidelity_of, with_m
 from featherseg.comparison.statistics import Speedup, speedup
 from featherseg.comparison.variants import BenchmarkModel, Variant, baseline_of, find_models
 from featherseg.comparison.worker_process import COMMAND, Process, VariantError
+from featherseg.converters.converted import as_dataset
 from featherseg.core.config import with_given
 from featherseg.core.errors import ConfigError
 from featherseg.core.files import check_writable, write_text
@@ -57,6 +58,8 @@ def benchmark(
     progress: Progress | None = None,
 ) -> Benchmark:
     """Time models in every build and exported file, and compare their masks with plain PyTorch.
+
+        featherseg.benchmark(["runs/photos"], {"threads": [1, 4]}, out="benchmark.html")
 
     Args:
         models: run folders, names of runs, exported files, names of the catalogue (seeded weights).
@@ -90,6 +93,7 @@ def benchmark(
         raise ConfigError("--calibrate measures with torch: name the run of the files as well.")
     if not (data is None and data_root is None and split is None):
         tables = [model.run.recipe.data for model in timed_models if model.run]
+        data = None if data is None else as_dataset(data, progress_or_bar(progress))
         labelled = labelled_set(tables, data, data_root, split)
         plan = replace(plan, labelled=replace(labelled, size=None))  # all images of the split
     result = measure(plan.completed(timed_models), progress_or_bar(progress))

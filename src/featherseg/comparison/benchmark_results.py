@@ -21,7 +21,7 @@ from featherseg.comparison.variants import (
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import default_threads, pick_device, usable_cores
 from featherseg.core.types import Size
-from featherseg.core.wording import counted, finite, size_text
+from featherseg.core.wording import brief, counted, finite, size_text
 from featherseg.costs.latency import MOST_WAIT, run_queue_wait, summarise
 from featherseg.data import LabelledImages
 
@@ -285,6 +285,11 @@ class Benchmark:
             "tables": finite([_table_json(table) for table in self.tables]),
             "left_out": [{"variant": name, "reason": reason} for name, reason in self.left_out],
         }
+
+    def __repr__(self) -> str:
+        rows = sum(len(table.rows) for table in self.tables)
+        names = [model.name for model in self.plan.models]
+        return brief(self, *names, counted(len(self.tables), "table"), counted(rows, "row"))
 
     def _repr_html_(self) -> str:
         """Return the sections of the page, for a notebook."""

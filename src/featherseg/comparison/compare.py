@@ -30,6 +30,7 @@ from featherseg.comparison.compare_results import (
     Ranking,
 )
 from featherseg.comparison.side_by_side import MeasuredCosts, time_side_by_side
+from featherseg.converters.converted import as_dataset
 from featherseg.core.config import with_given
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, RunError
 from featherseg.core.files import check_writable, write_text
@@ -79,6 +80,8 @@ def compare(
     Runs that differ only in their seed are runs of one model. Every comparison is recorded in each
     run, as `evaluate` does.
 
+        featherseg.compare(["runs/a", "runs/b"], out="compare.html")
+
     Args:
         runs: two or more run folders, names of runs or exported files. Open a run of your own model
             with `load_run(..., model=)`.
@@ -122,6 +125,7 @@ def compare(
     )
     if costs:
         _refuse_untimeable(candidates)
+    data = as_dataset(data, progress) if isinstance(data, str) else data
     plan = _plan(candidates, data, data_root, split, inference)
     if plan.changed_inference and budgets != Budgets():
         raise ConfigError(

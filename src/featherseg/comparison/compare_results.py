@@ -12,6 +12,7 @@ from featherseg.comparison.pareto import LATENCY, MEMORY, Pick, Point, Quantity,
 from featherseg.comparison.side_by_side import MeasuredCosts, SideBySide
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Size
+from featherseg.core.wording import brief, counted
 from featherseg.evaluation.bootstrap import Difference, Interval, best
 from featherseg.evaluation.scoring import number
 
@@ -261,6 +262,11 @@ class Comparison:
                 for r in ratios
             ],
         }
+
+    def __repr__(self) -> str:
+        names = {result.name: None for ranking in self.rankings for result in ranking.results}
+        images = counted(self.images, "image")
+        return brief(self, f"{self.data} {self.split}", images, *names)
 
     def _repr_html_(self) -> str:
         """Return the sections of the page, for a notebook."""

@@ -13,6 +13,8 @@ from featherseg.models import MODELS
 def list_models() -> list[dict[str, Any]]:
     """Return a row of plain values for each model of the catalogue, the fastest first.
 
+        [row["model"] for row in featherseg.list_models() if row["on_front"]]
+
     Returns:
         Rows with the keys model, backbone, paper, size (height, width), classes, params, macs (by
         the convention `macs`, at that size and number of classes), latency_ms (as in

@@ -12,13 +12,14 @@ from featherseg import models as catalogue
 from featherseg.backbones.weights import PRETRAINED
 from featherseg.comparison.compare import compare
 from featherseg.comparison.compare_results import Budgets, Comparison
+from featherseg.converters.converted import as_dataset
 from featherseg.core.config import setting_texts, with_given
 from featherseg.core.errors import ConfigError, require
 from featherseg.core.files import check_folder, check_writable
 from featherseg.core.machine import pick_device
 from featherseg.core.notebook import reporter_of
 from featherseg.core.types import Progress, Reporter
-from featherseg.core.wording import counted, duration
+from featherseg.core.wording import brief, counted, duration
 from featherseg.costs.cost import cost
 from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.runs.run import RESOLVED, open_run
@@ -47,6 +48,9 @@ class Sweep:
         """Return the comparison as plain values, and the paths of the runs."""
         return {**self.comparison.as_dict(), "runs": [str(run) for run in self.runs]}
 
+    def __repr__(self) -> str:
+        return brief(self, *(run.name for run in self.runs))
+
     def _repr_html_(self) -> str:
         return self.comparison._repr_html_()
 
@@ -72,6 +76,8 @@ def sweep(
     A model starts from scratch if there are no ImageNet weights of its backbone, or none on this
     machine and its default recipe asks for none. To compare in another way, pass the runs to
     `compare`.
+
+        featherseg.sweep("frm-lite0", ["frm-lite0", "rsp-lite0"], data="photos", out="runs/sweep")
 
     Args:
         recipe: a model (its default recipe), a shipped recipe, or a .toml file.
@@ -106,6 +112,7 @@ def sweep(
         texts.append(f'train.device="{device}"')
     out, reporter = Path(out), reporter_of(progress)
     check_folder(out)
+    data = None if data is None else as_dataset(data, reporter.progress)
     request = Request(recipe, data, data_root, None, tuple(texts))
     with torch_as_it_was():
         runs = train_all(request, models, seeds, out, reporter)

@@ -19,7 +19,7 @@ from featherseg.core.errors import (
 )
 from featherseg.core.files import short_names
 from featherseg.core.types import ClassInfo, Size
-from featherseg.data.images.palettes import default_palette
+from featherseg.data.images.palettes import bright_palette
 from featherseg.inference.runtimes import FILE_RUNTIMES, Runtime, is_exported_file, open_file
 from featherseg.layers.sizes import resized
 
@@ -190,7 +190,8 @@ def baseline_of(variant: Variant, baseline: str, variants: Sequence[Variant]) ->
 def untrained_classes() -> tuple[ClassInfo, ...]:
     """Return class_0, class_1, ... in distinct colours."""
     return tuple(
-        ClassInfo(f"class_{i}", c) for i, c in enumerate(default_palette(CATALOGUE_CLASSES))
+        ClassInfo(f"class_{i}", color)
+        for i, color in enumerate(bright_palette()[:CATALOGUE_CLASSES])
     )
 
 

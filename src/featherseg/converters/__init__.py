@@ -1,20 +1,23 @@
 """Read and write the files of annotation tools: `FORMATS` is the catalogue, `convert` the entry.
 
-To add a format: a file with TITLE, `find` and `read`, a row in FORMATS, and a test.
+To add a format: a file with TITLE, `find` and `read`, a row in FORMATS, and a test. A file with
+TITLE and `write` is a row in WRITERS.
 """
 
 import shlex
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from featherseg.converters import (
+    areas,
     coco,
     coco_panoptic,
     cvat,
+    geojson,
     label_studio,
     labelme,
     rgb_masks,
@@ -25,9 +28,9 @@ from featherseg.converters import (
 )
 from featherseg.converters.annotations import Annotations
 from featherseg.converters.dataset import Conversion, write_dataset
-from featherseg.converters.masks import MaskedImage, Masks, masks_of, open_masks
+from featherseg.converters.masks import MaskedImage, Masks, masks_of, open_masks, predicted_masks
 from featherseg.converters.source import ARCHIVES, Source, open_source, read_json
-from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
+from featherseg.core.errors import AmbiguousData, ConfigError, DataError, DataNotFound, unknown
 from featherseg.core.files import new_folder
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, SegmentationData
@@ -47,15 +50,19 @@ class Reader(Protocol):
     def read(self, source: Source, files: list[Path]) -> Annotations: ...
 
 
+class Writer(Protocol):
+    """The file that writes masks in a format into a folder; the last argument copies images."""
+
+    TITLE: str
+
+    def write(self, folder: Path, masks: Masks, copy: bool, /) -> None: ...
+
+
 @dataclass(frozen=True)
 class AnnotationFormat:
-    """One format: how it is read, and how `--to` writes masks in it if it can.
-
-    keyed: `find` looks at keys of JSON files.
-    """
+    """One format that is read. keyed: `find` looks at keys of JSON files."""
 
     reader: Reader
-    write: Callable[[Path, Masks, bool], None] | None = None
     keyed: bool = False
 
     @property
@@ -65,18 +72,28 @@ class AnnotationFormat:
 
 
 FORMATS = {
-    "coco": AnnotationFormat(coco, coco.write, keyed=True),
+    "coco": AnnotationFormat(coco, keyed=True),
     "coco-panoptic": AnnotationFormat(coco_panoptic, keyed=True),
-    "labelme": AnnotationFormat(labelme, labelme.write, keyed=True),
-    "cvat": AnnotationFormat(cvat, cvat.write),
-    "yolo": AnnotationFormat(yolo, yolo.write),
+    "labelme": AnnotationFormat(labelme, keyed=True),
+    "cvat": AnnotationFormat(cvat),
+    "yolo": AnnotationFormat(yolo),
     "label-studio": AnnotationFormat(label_studio, keyed=True),
     "supervisely": AnnotationFormat(supervisely, keyed=True),
     "voc": AnnotationFormat(voc),
     "roboflow": AnnotationFormat(roboflow),
     "rgb-masks": AnnotationFormat(rgb_masks),
 }
-"""Name for `--from` and `--to` -> format."""
+"""Name for `--from` -> format."""
+
+WRITERS: dict[str, Writer] = {
+    "coco": coco,
+    "yolo": yolo,
+    "labelme": labelme,
+    "cvat": cvat,
+    "geojson": geojson,
+    "csv": areas,
+}
+"""Name for `--to` -> format."""
 
 RELEASE = "cityscapes-panoptic"
 """The release of a dataset that `--from` accepts besides the formats of annotation tools."""
@@ -109,13 +126,16 @@ def convert(
     A dataset folder contains images/, masks/, instances/ and dataset.toml. If shapes overlap, the
     later one is on top. The folder appears only when all of it is written.
 
+        featherseg.convert("export.zip", "photos")
+        featherseg.convert("photos", "for-cvat", to_format="cvat")
+
     Args:
         src: A folder, a file of annotations, or the zip of an export. With `to_format`: a
             dataset.toml, its folder, a folder of images and masks, or of predicted masks.
         out: A new folder.
         from_format: The format of `src`, a name of FORMATS, or "cityscapes-panoptic" to write the
             panoptic masks of that release. Default: it is detected.
-        to_format: The format to write instead of a dataset: coco, yolo, labelme or cvat.
+        to_format: The format to write instead of a dataset, a name of WRITERS.
         images: The folder of the images if they are not in `src`: for annotations exported without
             images, and for predicted masks.
         copy: Copy the images. Default: hard links, if the file system supports them.
@@ -131,7 +151,8 @@ def convert(
         ConfigError: `from_format` and `to_format` are both given, or `images` for a dataset (its
             dataset.toml names the images).
         DataNotFound: There are no annotations, or none of a known tool.
-        DataError: The annotations are broken, or of two tools.
+        AmbiguousData: The annotations are of two tools.
+        DataError: The annotations are broken.
         FeathersegError: `out` is in use, or cannot be written.
     """
     src, out, progress = Path(src), Path(out), progress_or_bar(progress)
@@ -207,12 +228,36 @@ def write_samples(
         return _write(masks_of(data, numbers), format, folder, out, False, progress)
 
 
-def writer_of(format: str) -> Callable[[Path, Masks, bool], None]:
-    """Return the function that writes masks in a format. Raises UnknownName if `--to` has none."""
-    writers = {name: row.write for name, row in FORMATS.items() if row.write is not None}
-    if format not in writers:
-        raise unknown("format", format, writers)
-    return writers[format]
+def write_predicted(
+    masks: Sequence[Path],
+    images: Mapping[str, Path],
+    format: str,
+    out: Path,
+    tolerance: float,
+    progress: Progress,
+) -> Conversion:
+    """Write masks of `predict` to a new folder in a tool's format, with hard links to the images.
+
+    Raises the same errors as `convert`.
+
+    Args:
+        masks: Paths of NAME_mask.png, all in one folder.
+        images: NAME -> its image.
+        format: A name of WRITERS.
+        out: The new folder.
+        tolerance: Pixels by which polygons may be off the outlines of the masks.
+        progress: Called with (current activity, images done, total images).
+    """
+    with new_folder(out) as folder:
+        opened = predicted_masks(masks[0].parent, masks, images, [], tolerance)
+        return _write(opened, format, folder, out, False, progress)
+
+
+def writer_of(format: str) -> Writer:
+    """Return what writes masks in a format. Raises UnknownName if `--to` has none."""
+    if format not in WRITERS:
+        raise unknown("format", format, WRITERS)
+    return WRITERS[format]
 
 
 def _write(
@@ -228,10 +273,9 @@ def _write(
                 progress("converting", counts.total(), masks.total)
 
     masks.images = counted(masks.images)
-    writer_of(format)(folder, masks, copy)
-    return Conversion(
-        FORMATS[format].title, out, dict(counts), list(masks.colors()), notes=masks.notes
-    )
+    writer = writer_of(format)
+    writer.write(folder, masks, copy)
+    return Conversion(writer.TITLE, out, dict(counts), list(masks.colors()), notes=masks.notes)
 
 
 def detect(source: Source) -> str:
@@ -247,10 +291,11 @@ def detect(source: Source) -> str:
             f"{FORMATS[name].title} ({source.relative(files[0])})"
             for name, files in files_by_format.items()
         )
-        choices = " or ".join(f"--from {name}" for name in files_by_format)
-        raise DataError(
-            f"{source.name} contains annotations of {len(files_by_format)} tools: {each}. Choose "
-            f"one with {choices}."
+        command = f"featherseg convert {shlex.quote(source.name)} --out OUT --from"
+        raise AmbiguousData(
+            f"{source.name} contains annotations of {len(files_by_format)} tools: {each}. Which "
+            "should be converted?",
+            [(f"those of {FORMATS[name].title}", f"{command} {name}") for name in files_by_format],
         )
     _refuse_unread(source)
     for path in source.ending(".json")[:1]:
@@ -276,8 +321,7 @@ def next_step(place: Path) -> str:
         return ""
     try:
         with open_source(place, place) as source:
-            _find_keys(source)
-            names = [name for name in _formats_in(source) if name != "rgb-masks"]
+            names = tool_formats(source)
             if not names:
                 _refuse_unread(source)
     except DataError as error:
@@ -287,6 +331,12 @@ def next_step(place: Path) -> str:
     titles = " and ".join(FORMATS[name].title for name in names)
     command = f"featherseg convert {shlex.quote(str(place))} --out OUT"
     return f" It contains annotations of {titles}:\n    {command}"
+
+
+def tool_formats(source: Source) -> list[str]:
+    """Return the formats that are in the source, except for colour masks alone."""
+    _find_keys(source)
+    return [name for name in _formats_in(source) if name != "rgb-masks"]
 
 
 def _formats_in(source: Source) -> dict[str, list[Path]]:

@@ -15,7 +15,8 @@ import numpy as np
 from featherseg.core.errors import DataError
 from featherseg.core.types import IGNORE, Color, Size
 from featherseg.core.wording import size_text
-from featherseg.data.discovery.color_lists import is_background, is_ignored
+from featherseg.data.discovery.color_lists import is_ignored
+from featherseg.data.images.palettes import is_background, parse_color
 
 BACKGROUND = "background"
 """The class of pixels without an annotation; value 0 of every mask."""
@@ -169,6 +170,17 @@ def class_values(names: Iterable[str]) -> dict[str, int]:
         name: 0 if is_background(name) else IGNORE if is_ignored(name) else next(numbers)
         for name in names
     }
+
+
+def color_of(value: object) -> Color | None:
+    """Return a tool's colour of a class, "#rrggbb" or [red, green, blue]; None for other values."""
+    if isinstance(value, list) and len(value) == 3:
+        known = all(type(band) is int and 0 <= band < 256 for band in value)
+        return (value[0], value[1], value[2]) if known else None
+    try:
+        return parse_color(str(value).strip())
+    except ValueError:
+        return None
 
 
 class Canvas:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,17 @@ from featherseg.converters.annotations import (
     Shape,
     SkippedItems,
     UnusableShape,
+    color_of,
     draw_box,
     unusable,
 )
-from featherseg.converters.masks import Masks, Part, parts_of, place
+from featherseg.converters.masks import MaskedImage, Masks, Part, parts_of, place
 from featherseg.converters.pixel_rules import coco_polygons, points_of
 from featherseg.converters.regions import runs_of
 from featherseg.converters.run_lengths import coco_counts, region_of_counts
 from featherseg.converters.source import Source, nothing_readable, read_json, split_of
 from featherseg.core.errors import DataError
-from featherseg.core.types import Size
+from featherseg.core.types import Color, Size
 from featherseg.data.panoptic.files import SEGMENTS
 
 TITLE = "COCO"
@@ -60,7 +61,7 @@ def read(source: Source, files: list[Path]) -> Annotations:
     Raises DataError, DataNotFound.
     """
     skipped, notes, licences = SkippedItems(), list[str](), set[str]()
-    names: dict[str, None] = {}
+    classes: dict[str, Color | None] = {}
     images: list[AnnotatedImage] = []
     for path in files:
         content = read_json(path)
@@ -76,7 +77,9 @@ def read(source: Source, files: list[Path]) -> Annotations:
             if _is_id(row.get("category_id"))
         )
         categories = _categories(path, rows["categories"], used, notes)
-        names |= dict.fromkeys(categories.values())
+        for row in rows["categories"]:  # COCO Annotator adds a colour
+            if name := categories.get(row["id"]):
+                classes[name] = classes.get(name) or color_of(row.get("color"))
         split = split_of(path.stem, *path.parent.relative_to(source.root).parts[::-1])
         images += _images(path, rows, categories, split, skipped)
         if isinstance(listed := content.get("licenses"), list):
@@ -85,7 +88,7 @@ def read(source: Source, files: list[Path]) -> Annotations:
         raise nothing_readable(source, "image with annotations of COCO")
     licence = licences.pop() if len(licences) == 1 else "not stated"
     return Annotations(
-        dict.fromkeys(names), images, licence=licence or "not stated", notes=notes, skipped=skipped
+        classes, images, licence=licence or "not stated", notes=notes, skipped=skipped
     )
 
 
@@ -218,47 +221,48 @@ def write(folder: Path, masks: Masks, copy: bool) -> None:
 
     Parts without holes become polygons, parts with holes and crowds become run lengths.
     """
+    images = masks.images
+
+    def placed() -> Iterator[MaskedImage]:
+        for image in images:
+            yield image
+            place(image, folder / "images" / image.split, copy)
+
+    masks.images = placed()
+    for split, content in documents(masks).items():
+        path = folder / "annotations" / f"instances_{split or 'default'}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def documents(masks: Masks) -> dict[str, dict[str, Any]]:
+    """Return split -> the content of its file, with images, annotations and categories."""
     contents: dict[str, dict[str, Any]] = {}
     for image in masks.images:
-        below = f"images/{image.split}" if image.split else "images"
         content = contents.setdefault(image.split, {"images": [], "annotations": []})
-        height, width = image.mask.shape
-        row = {
-            "id": len(content["images"]) + 1,
-            "file_name": image.name,
-            "height": height,
-            "width": width,
-        }
-        content["images"].append(row)
+        height, width = size = image.mask.shape
+        number = len(content["images"]) + 1
+        content["images"].append(
+            {"id": number, "file_name": image.name, "height": height, "width": width}
+        )
         for part in parts_of(image, masks):
-            content["annotations"].append(
-                {
-                    "id": len(content["annotations"]) + 1,
-                    "image_id": row["id"],
-                    "category_id": masks.number_of(part) + 1,
-                }
-                | _segmentation(part, (height, width))
-            )
-        place(image, folder / below, copy)
+            ids = {"id": len(content["annotations"]) + 1, "image_id": number}
+            ids["category_id"] = masks.number_of(part) + 1
+            content["annotations"].append(ids | _segmentation(part, size, masks.tolerance))
     categories = [
         {"id": i, "name": name, "supercategory": ""}
         for i, name in enumerate(masks.colors(), start=1)
     ]
-    for split, content in contents.items():
-        path = folder / "annotations" / f"instances_{split or 'default'}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(
-            json.dumps(content | {"categories": categories}, ensure_ascii=False), encoding="utf-8"
-        )
+    return {split: content | {"categories": categories} for split, content in contents.items()}
 
 
-def _segmentation(part: Part, size: Size) -> dict[str, Any]:
+def _segmentation(part: Part, size: Size, tolerance: float) -> dict[str, Any]:
     height, width = part.inside.shape
-    exteriors, holes = part.rings()
-    if part.crowd or holes:
+    outlines = part.outlines(tolerance)
+    if part.crowd or any(holes for _, holes in outlines):
         segmentation: Any = {"size": list(size), "counts": runs_of(part.whole(size))[True].counts()}
     else:
-        segmentation = [[number for point in ring for number in point] for ring in exteriors]
+        segmentation = [[number for point in ring for number in point] for ring, _ in outlines]
     return {
         "segmentation": segmentation,
         "area": int(part.inside.sum()),

@@ -16,6 +16,7 @@ from featherseg.converters.annotations import (
     SkippedItems,
     UnusableShape,
     class_values,
+    color_of,
 )
 from featherseg.converters.rasters import Stems
 from featherseg.converters.source import Source, name_form, nothing_readable, read_json, split_of
@@ -68,7 +69,7 @@ def read(source: Source, files: list[Path]) -> Annotations:
         listed, images = panoptic_json_of(path, content), rows_by_id(path, content, "images")
         names = _names(path, listed)
         for number, row in listed.categories.items():
-            classes.setdefault(names[number], _color(row.get("color")))
+            classes.setdefault(names[number], color_of(row.get("color")))
             things |= {names[number]} if row.get("isthing", 1) else set()
         files_of = {row: str(image.get("file_name") or "") for row, image in images.items()}
         read_files.append((path, listed, names, files_of, _masks(source, path, listed)))
@@ -107,15 +108,6 @@ def _names(path: Path, listed: PanopticJson) -> dict[int, str]:
     if nameless := [number for number, name in names.items() if not name]:
         raise DataError(f"{path} has the category {nameless[0]} without a name. Give it one.")
     return names
-
-
-def _color(color: object) -> Color | None:
-    known = (
-        isinstance(color, list)
-        and len(color) == 3
-        and all(type(c) is int and 0 <= c < 256 for c in color)
-    )
-    return tuple(color) if known else None  # type: ignore[arg-type, return-value]
 
 
 def _masks(source: Source, path: Path, listed: PanopticJson) -> dict[str, Path]:

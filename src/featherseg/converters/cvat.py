@@ -21,6 +21,7 @@ from featherseg.converters.annotations import (
     Shape,
     SkippedItems,
     UnusableShape,
+    color_of,
     placed_region,
 )
 from featherseg.converters.masks import Masks, parts_of, place
@@ -30,7 +31,7 @@ from featherseg.converters.source import Source, nothing_readable, read_xml, spl
 from featherseg.core.errors import DataError
 from featherseg.core.types import Color, Size
 from featherseg.data.images.decoding import MAX_PIXELS
-from featherseg.data.images.palettes import color_text, parse_color
+from featherseg.data.images.palettes import color_text
 
 TITLE = "CVAT for images 1.1"
 
@@ -61,16 +62,11 @@ def read(source: Source, files: list[Path]) -> Annotations:
                 f"{path} is 'CVAT for video'. Export the task again as 'CVAT for images 1.1'."
             )
         for label in root.iter("label"):
-            name, color = (
-                (label.findtext("name") or "").strip(),
-                (label.findtext("color") or "").strip(),
-            )
+            name = (label.findtext("name") or "").strip()
             if not name:
                 raise DataError(f"{path} has a label without a name. Give it one in CVAT.")
             if label.find("parent") is None and label.findtext("type") not in WITHOUT_AREA:
-                classes[name] = (
-                    parse_color(color) if re.fullmatch("#[0-9a-fA-F]{6}", color) else None
-                )
+                classes[name] = color_of(label.findtext("color"))
         for image in root.iter("image"):
             images.append(_image(path, image, classes, skipped))
     if not images:

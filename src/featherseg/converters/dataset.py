@@ -36,7 +36,7 @@ from featherseg.core.errors import DataError
 from featherseg.core.files import composed
 from featherseg.core.notebook import html_table
 from featherseg.core.types import IGNORE, Color, Progress, Size
-from featherseg.core.wording import counted
+from featherseg.core.wording import brief, counted
 from featherseg.data.datasets.dataset_toml import (
     IGNORE_NAME,
     MOST_NAME,
@@ -45,9 +45,8 @@ from featherseg.data.datasets.dataset_toml import (
     toml_text,
 )
 from featherseg.data.datasets.folder import MAX_OBJECT
-from featherseg.data.discovery.color_lists import is_background
 from featherseg.data.images.decoding import EncodedImage, exif_turn, image_size
-from featherseg.data.images.palettes import color_text, default_palette
+from featherseg.data.images.palettes import BLACK, class_colors, color_text, is_background
 
 SHARES = {"train": 0.8, "val": 0.2}
 """The splits of a source without splits."""
@@ -95,6 +94,10 @@ class Conversion:
             f"left out: {reason} ({times}; first: {first})"
             for reason, (times, first) in self.left_out.items()
         ]
+
+    def __repr__(self) -> str:
+        images = counted(sum(self.images.values()), "image")
+        return brief(self, self.format, images, counted(len(self.classes), "class"), self.out)
 
     def _repr_html_(self) -> str:
         title = f"{self.format}: {', '.join(self.classes)}"
@@ -455,20 +458,9 @@ def _config(
 
 def _colors(annotations: Annotations, values: Mapping[str, int]) -> dict[int, Color]:
     """Return value -> colour: the source's if no other class has it; black for background."""
-    spare = iter(default_palette(IGNORE))
-    colors: dict[int, Color] = {0: (0, 0, 0)}
-    wanted = {
-        value: annotations.classes[name] for name, value in values.items() if 0 < value < IGNORE
-    }
-    reserved = {(0, 0, 0)} | {color for color in wanted.values() if color}
-    used = {(0, 0, 0)}
-    for value, color in wanted.items():
-        if color is None or color in used:
-            color = next(other for other in spare if other not in reserved)
-        used.add(color)
-        reserved.add(color)
-        colors[value] = color
-    return colors
+    named = {name: value for name, value in values.items() if 0 < value < IGNORE}
+    colors = class_colors(list(named), annotations.classes)
+    return {0: BLACK} | {named[name]: color for name, color in colors.items()}
 
 
 def _palette(values: Mapping[str, int], annotations: Annotations) -> bytes:

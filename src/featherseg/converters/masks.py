@@ -5,7 +5,7 @@ class.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from featherseg.converters.outlines import Outline, simplified_outline, without_corners
 from featherseg.converters.pixel_rules import pillow_polygon
-from featherseg.converters.regions import Ring, rings
+from featherseg.converters.regions import Ring, boxes, filled, label, rings
 from featherseg.converters.source import place_image
-from featherseg.core.errors import ConfigError, DataError, DataNotFound, NoDataset, require
+from featherseg.core.errors import ConfigError, DataError, DataNotFound, NoDataset
 from featherseg.core.files import numbered, unique_names
 from featherseg.core.types import IGNORE, ClassInfo, Color, SegmentationData, Size
 from featherseg.core.wording import counted, size_text
@@ -24,19 +25,13 @@ from featherseg.data import own_config
 from featherseg.data.cache.fingerprint import files_of
 from featherseg.data.datasets.dataset_toml import DatasetToml
 from featherseg.data.datasets.folder import list_folder, read_instances
-from featherseg.data.discovery.color_lists import is_background
 from featherseg.data.images.decoding import image_size, read_mask
-from featherseg.data.images.georeference import DESCRIPTION
+from featherseg.data.images.georeference import DESCRIPTION, TIFF_SUFFIXES, Georeference
 from featherseg.data.images.listing import IMAGE_SUFFIXES, images_in
 from featherseg.data.images.pairs import complete, plain_key, read_label
-from featherseg.data.images.palettes import CLASSES_KEY, default_palette
+from featherseg.data.images.palettes import CLASSES_KEY, class_colors, is_background
+from featherseg.data.images.unused_parts import unused_parts
 from featherseg.data.panoptic.files import read_ids, read_panoptic_json
-
-
-def _ndimage() -> Any:
-    """Return scipy's operations on images, which labels without masks do without."""
-    return require("scipy.ndimage", "torch", "converting masks")
-
 
 PREDICTED = ("_mask.png", "_mask.tif")
 """Endings of the masks written by `featherseg predict`."""
@@ -56,7 +51,7 @@ class MaskedImage:
     """An image with its mask, class ids (H, W) uint8, 255 = ignore; and objects or None.
 
     Objects are (H, W) int32, 0 = none. `name` is the path to write, "a/01.jpg"; `image` is None if
-    only the mask exists.
+    only the mask exists. `georeference` is the place of a GeoTIFF.
     """
 
     name: str
@@ -64,6 +59,7 @@ class MaskedImage:
     mask: np.ndarray
     objects: np.ndarray | None
     split: str = ""
+    georeference: Georeference | None = None
 
 
 @dataclass(frozen=True)
@@ -89,36 +85,34 @@ class Part:
         mask[self.top : self.top + height, self.left : self.left + width] = self.inside
         return mask
 
-    def rings(self) -> tuple[list[Ring], list[Ring]]:
-        """Return exterior rings and holes along pixel edges, in image coordinates."""
-        outside, holes = rings(self.inside)
-        return [self._moved(ring) for ring in outside], [self._moved(ring) for ring in holes]
+    def outlines(self, tolerance: float = 0.0) -> list[Outline]:
+        """Return the outline of each connected piece at pixel corners, in image coordinates.
 
-    def seamed_rings(self) -> list[Ring]:
-        """Return one ring per connected piece; a seam leads to each of its holes and back."""
-        numbers, _ = _ndimage().label(self.inside)
-        seamed = []
-        for number, box in enumerate(_ndimage().find_objects(numbers), start=1):
-            (exterior,), holes = rings(numbers[box] == number)
-            ring = [*exterior, exterior[0]]
-            for hole in holes:
-                ring += [*hole, hole[0], exterior[0]]
-            seamed.append(self._moved(ring, box[0].start, box[1].start))
-        return seamed
+        Corners within `tolerance` pixels of the outline are dropped; 0: the exact outline.
+        """
+        exteriors, holes = rings(self.inside)
+        if len(exteriors) > 1:
+            return [outline for piece in pieces(self) for outline in piece.outlines(tolerance)]
+        outline = self._moved(exteriors[0]), [self._moved(hole) for hole in holes]
+        return [simplified_outline(outline, tolerance) if tolerance else outline]
 
-    def _moved(self, ring: Ring, top: int = 0, left: int = 0) -> Ring:
-        return [[x + self.left + left, y + self.top + top] for x, y in ring]
+    def _moved(self, ring: Ring) -> Ring:
+        return [[x + self.left, y + self.top] for x, y in ring]
 
 
 @dataclass
 class Masks:
-    """The masks to write: the classes in order, the images one by one, notes for the user."""
+    """The masks to write: the classes in order, the images one by one, notes for the user.
+
+    tolerance: Pixels by which polygons may be off the outlines of the mask; 0: exact.
+    """
 
     classes: tuple[ClassInfo, ...]
     images: Iterator[MaskedImage]
     total: int
     notes: list[str] = field(default_factory=list)
     has_ignored: bool = False
+    tolerance: float = 0.0
 
     @property
     def background(self) -> int | None:
@@ -241,7 +235,6 @@ def _dataset(config: DatasetToml, base: Path) -> Masks:
 
 
 def _predictions(src: Path, mask_paths: list[Path], folder: Path | None) -> Masks:
-    classes = _classes_of(mask_paths)
     notes = (
         []
         if folder
@@ -251,6 +244,26 @@ def _predictions(src: Path, mask_paths: list[Path], folder: Path | None) -> Mask
     images = dict(zip(unique_names(paths), paths, strict=True))  # as `predict` names them
     if folder and (alone := [path for path in mask_paths if _image_name(path) not in images]):
         notes.append(f"{counted(len(alone), 'mask')} without an image in {folder}: {alone[0].name}")
+    return predicted_masks(src, mask_paths, images, notes)
+
+
+def predicted_masks(
+    src: Path,
+    mask_paths: Sequence[Path],
+    images: Mapping[str, Path],
+    notes: list[str],
+    tolerance: float = 0.0,
+) -> Masks:
+    """Return masks that `predict` wrote into a folder.
+
+    Args:
+        src: The folder, which may contain panoptic.json.
+        mask_paths: The masks, at least one.
+        images: NAME of NAME_mask.png -> its image, which need not exist.
+        notes: For the user.
+        tolerance: Pixels by which polygons may be off the outlines.
+    """
+    classes = _classes_of(mask_paths)
     segments: dict[str, Any] = {}
     if (src / "panoptic.json").is_file():
         content = read_panoptic_json(src / "panoptic.json")
@@ -285,18 +298,19 @@ def _predictions(src: Path, mask_paths: list[Path], folder: Path | None) -> Mask
                 objects = np.where(
                     np.isin(mask, [i for i, info in enumerate(classes) if info.thing]), objects, 0
                 )
-            image = images.get(stem)
+            listed = images.get(stem)
+            image = listed if listed and listed.is_file() else None
             if image and (size := image_size(image)) != mask.shape:
                 raise DataError(
                     f"{path} is {size_text(mask.shape)} (height x width), but {image} is "
                     f"{size_text(size)}: it is of another image. Name the folder that was "
                     "predicted, or predict it anew."
                 )
-            yield MaskedImage(
-                f"{stem}{image.suffix if image else IMAGE_SUFFIXES[0]}", image, mask, objects
-            )
+            name = f"{stem}{listed.suffix if listed else IMAGE_SUFFIXES[0]}"
+            place = unused_parts(path, 1)[0] if path.suffix in TIFF_SUFFIXES else None
+            yield MaskedImage(name, image, mask, objects, georeference=place)
 
-    return Masks(classes, read(), len(mask_paths), notes)
+    return Masks(classes, read(), len(mask_paths), notes, tolerance=tolerance)
 
 
 def _image_name(mask: Path) -> str:
@@ -323,11 +337,11 @@ def _classes_of(mask_paths: Sequence[Path]) -> tuple[ClassInfo, ...]:
             int(read_mask(path)[read_mask(path) < IGNORE].max(initial=0)) for path in mask_paths
         )
         names = [f"class_{index}" for index in range(highest + 1)]
-    colors = [tuple(palette[3 * i : 3 * i + 3]) for i in range(len(names))]
-    spare = default_palette(len(names))
+    spare = class_colors(names)
+    own = [tuple(palette[3 * i : 3 * i + 3]) for i in range(len(names))]
     return tuple(
-        ClassInfo(name, color if len(color) == 3 else spare[i])
-        for i, (name, color) in enumerate(zip(names, colors, strict=True))
+        ClassInfo(name, color if len(color) == 3 else spare[name])
+        for name, color in zip(names, own, strict=True)
     )
 
 
@@ -339,7 +353,14 @@ def parts_of(image: MaskedImage, masks: Masks) -> Iterator[Part]:
         if part.number or part.crowd:
             yield part
         else:
-            yield from _pieces(part)
+            yield from pieces(part)
+
+
+def regions_of(image: MaskedImage, masks: Masks) -> Iterator[Part]:
+    """Yield objects, crowds and classes as a whole, without background and ignored pixels."""
+    for part in _regions(image, masks):
+        if part.class_id not in (masks.background, IGNORE):
+            yield part
 
 
 def stacked_parts(image: MaskedImage, masks: Masks) -> list[tuple[Part, Ring]]:
@@ -351,13 +372,11 @@ def stacked_parts(image: MaskedImage, masks: Masks) -> list[tuple[Part, Ring]]:
     """
     height, width = image.mask.shape
     by_area: list[tuple[int, Part, Ring]] = []
-    for part in (piece for region in _regions(image, masks) for piece in _pieces(region)):
+    for part in (piece for region in _regions(image, masks) for piece in pieces(region)):
         bottom, right = part.top + part.inside.shape[0], part.left + part.inside.shape[1]
         at_border = part.top == 0 or part.left == 0 or bottom == height or right == width
         if part.class_id != masks.background or not at_border:
-            by_area.append(
-                (int(_ndimage().binary_fill_holes(part.inside).sum()), part, _middles(part))
-            )
+            by_area.append((int(filled(part.inside).sum()), part, _middles(part)))
     by_area.sort(key=lambda row: -row[0])
     return [(part, outline) for _, part, outline in by_area]
 
@@ -387,39 +406,13 @@ def _coarser(part: Part, outline: Ring, step: float, share: float) -> Ring | Non
     """Drop the corners within `step` pixels of the outline; None if over `share` pixels change."""
     if len(outline) < 5 or share < 1:
         return None
-    points = np.array(outline, float)  # (N, 2)
-    far = int(np.hypot(*(points - points[0]).T).argmax())
-    kept = sorted(
-        {0, far, *_corners_off(points, 0, far, step), *_corners_off(points, far, len(points), step)}
-    )
+    kept = without_corners(outline, step)
     height, width = part.inside.shape
-    moved = points[kept] - (part.left - 1, part.top - 1)
+    moved = np.array(kept, float) - (part.left - 1, part.top - 1)
     top, left, inside = pillow_polygon(moved, (height + 2, width + 2))
-    changed = np.pad(_ndimage().binary_fill_holes(part.inside), 1)
+    changed = np.pad(filled(part.inside), 1)
     changed[top : top + inside.shape[0], left : left + inside.shape[1]] ^= inside
-    return [outline[place] for place in kept] if changed.sum() <= share else None
-
-
-def _corners_off(points: np.ndarray, first: int, last: int, step: float) -> Iterator[int]:
-    """Yield the corners to keep between two kept ones, by Douglas and Peucker.
-
-    The farthest corner is kept first, then those on both sides of it.
-    """
-    waiting = [(first, last)]
-    while waiting:
-        start, stop = waiting.pop()
-        x, y = (points[start + 1 : stop] - points[start]).T
-        if not len(x):
-            continue
-        to_x, to_y = points[stop % len(points)] - points[start]
-        length = np.hypot(to_x, to_y)
-        off = (
-            np.abs(to_x * y - to_y * x) / length if length else np.hypot(x, y)
-        )  # both ends are one point
-        if off.max() > step:
-            farthest = start + 1 + int(off.argmax())
-            yield farthest
-            waiting += [(start, farthest), (farthest, stop)]
+    return kept if changed.sum() <= share else None
 
 
 def _regions(image: MaskedImage, masks: Masks) -> Iterator[Part]:
@@ -427,7 +420,7 @@ def _regions(image: MaskedImage, masks: Masks) -> Iterator[Part]:
     objects = np.zeros(image.mask.shape, np.int32) if image.objects is None else image.objects
     joined, codes = np.unique(image.mask.astype(np.int64) << 32 | objects, return_inverse=True)
     codes = codes.reshape(image.mask.shape).astype(np.int32)
-    for code, box in enumerate(_ndimage().find_objects(codes + 1)):
+    for code, box in boxes(codes).items():
         class_id, number = int(joined[code]) >> 32, int(joined[code]) & 0xFFFFFFFF
         masks.has_ignored |= class_id == IGNORE
         thing = class_id != IGNORE and masks.classes[class_id].thing
@@ -444,14 +437,13 @@ def _regions(image: MaskedImage, masks: Masks) -> Iterator[Part]:
         )
 
 
-def _pieces(part: Part) -> Iterator[Part]:
+def pieces(part: Part) -> Iterator[Part]:
     """Yield the connected pieces of a part."""
-    numbers, count = _ndimage().label(part.inside)
-    for number, box in enumerate(_ndimage().find_objects(numbers), start=1):
-        inside = part.inside if count == 1 else numbers[box] == number
-        yield replace(
-            part, top=part.top + box[0].start, left=part.left + box[1].start, inside=inside
-        )
+    numbers, _ = label(part.inside)
+    for number, box in boxes(numbers).items():
+        if number:
+            top, left = part.top + box[0].start, part.left + box[1].start
+            yield replace(part, top=top, left=left, inside=numbers[box] == number)
 
 
 def _middles(part: Part) -> Ring:

@@ -1,4 +1,4 @@
-"""Maps of numbers as runs, COCO's run lengths, and exact polygons along pixel edges.
+"""Maps of numbers as runs, connected pieces, COCO's run lengths, exact polygons along pixel edges.
 
 A run is a stretch of one number down a column. Pixels are connected by their sides: two that share
 only a corner are two rings. Letters: (H, W) the map's size, N its runs.
@@ -68,6 +68,54 @@ def runs_of(numbers: np.ndarray) -> dict[int, Runs]:
         int(number): Runs(starts[part], stops[part], (height, width))
         for number, part in zip(present, parts, strict=True)
     }
+
+
+def label(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return a map (H, W) int32 of the connected pieces of a mask (H, W) bool, and their number.
+
+    Pieces have the numbers 1, 2, ... in the order of their first pixel, row by row; the rest is 0.
+    """
+    height, width = mask.shape
+    padded = np.zeros((height, width + 1), dtype=np.int8)  # a run ends with its row
+    padded[:, :-1] = mask
+    steps = np.diff(padded.ravel(), prepend=0, append=0)
+    starts, stops = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)  # (N,)
+
+    # Pairs of runs that touch: `below` is in the row under `above`
+    first = np.searchsorted(stops, starts + width + 1, side="right")
+    touching = np.maximum(np.searchsorted(starts, stops + width + 1) - first, 0)
+    above = np.repeat(np.arange(len(starts)), touching)
+    offsets = np.arange(touching.sum()) - np.repeat(np.cumsum(touching) - touching, touching)
+    below = np.repeat(first, touching) + offsets
+
+    # Every run points to an earlier one of its piece, in the end to the first
+    parent = np.arange(len(starts))
+    while (parent[above] != parent[below]).any():
+        lower = np.minimum(parent[above], parent[below])
+        np.minimum.at(parent, parent[above], lower)
+        np.minimum.at(parent, parent[below], lower)
+        while (parent[parent] != parent).any():
+            parent = parent[parent]
+    firsts, numbers = np.unique(parent, return_inverse=True)
+    edges = np.zeros(height * (width + 1) + 1, dtype=np.int32)
+    edges[starts] += numbers.astype(np.int32) + 1
+    edges[stops] -= numbers.astype(np.int32) + 1
+    return np.cumsum(edges[:-1], dtype=np.int32).reshape(height, -1)[:, :-1], len(firsts)
+
+
+def boxes(numbers: np.ndarray) -> dict[int, tuple[slice, slice]]:
+    """Return number -> the rows and columns of its pixels, for each number in a map (H, W)."""
+    found = {}
+    for number, runs in runs_of(numbers).items():
+        x, y, width, height = runs.box
+        found[number] = (slice(y, y + height), slice(x, x + width))
+    return found
+
+
+def filled(mask: np.ndarray) -> np.ndarray:
+    """Return a mask (H, W) bool with its holes filled."""
+    numbers, _ = label(~np.pad(mask, 1))
+    return numbers[1:-1, 1:-1] != numbers[0, 0]
 
 
 def corner_count(numbers: np.ndarray) -> int:

@@ -23,6 +23,7 @@ from featherseg.converters.annotations import (
     Shape,
     SkippedItems,
     UnusableShape,
+    color_of,
     placed_region,
     unusable,
 )
@@ -40,7 +41,6 @@ from featherseg.core.errors import DataError
 from featherseg.core.types import Color, Size
 from featherseg.data.images.decoding import MAX_PIXELS, EncodedImage, read_image
 from featherseg.data.images.listing import is_image
-from featherseg.data.images.palettes import parse_color
 
 TITLE = "Supervisely"
 
@@ -107,15 +107,8 @@ def _classes(source: Source, files: list[Path], notes: list[str]) -> dict[str, C
                     f"{path} has a class without a title: {str(row)[:200]}. Give it one."
                 )
             if str(row.get("shape") or "any") in ("any", *_DRAWN, *_UNDRAWN):
-                classes[name.strip()] = _color(row.get("color"))
+                classes[name.strip()] = color_of(row.get("color"))
     return classes
-
-
-def _color(text: object) -> Color | None:
-    try:
-        return parse_color(str(text))
-    except ValueError:
-        return None
 
 
 def _image(

@@ -33,7 +33,7 @@ from featherseg.core.errors import DataError
 from featherseg.core.types import IGNORE, Color
 from featherseg.data.images.decoding import read_mask
 from featherseg.data.images.listing import IMAGE_SUFFIXES
-from featherseg.data.images.palettes import default_palette
+from featherseg.data.images.palettes import voc_palette
 
 TITLE = "Pascal VOC"
 
@@ -90,7 +90,7 @@ def read(source: Source, files: list[Path]) -> Annotations:
     """
     listed = listed_colors(source)
     names = _class_names(source) if listed is None else list(listed)
-    palette = [(0, 0, 0), *default_palette(len(names))]
+    palette = [(0, 0, 0), *voc_palette(len(names))]
     colors = (
         {name: [color] for name, color in zip(names, palette, strict=False)}
         if listed is None

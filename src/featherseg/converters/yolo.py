@@ -356,7 +356,10 @@ def write(folder: Path, masks: Masks, copy: bool) -> None:
         height, width = image.mask.shape
         lines = []
         for part in parts_of(image, masks):
-            for ring in part.seamed_rings():
+            for exterior, holes in part.outlines(masks.tolerance):
+                ring = [*exterior, exterior[0]]
+                for hole in holes:
+                    ring += [*hole, hole[0], exterior[0]]
                 numbers = (np.array(ring) / (width, height)).ravel()
                 lines.append(
                     " ".join([str(masks.number_of(part)), *(f"{number:.7g}" for number in numbers)])

@@ -8,6 +8,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from featherseg.core.errors import ConfigError, DataError
+from featherseg.core.wording import brief, size_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,6 +100,9 @@ class Sample:
             raise DataError(
                 f"instances of {self.key}: {_array_text(self.instances)}, expected {size} int32."
             )
+
+    def __repr__(self) -> str:
+        return brief(self, self.key, size_text(self.image.shape), self.image.dtype)
 
 
 def _array_text(array: np.ndarray) -> str:

@@ -22,8 +22,15 @@ class WarningText(str):
 
 
 def counted(number: int, noun: str) -> str:
-    """Return (1, "image") as `1 image`, (3, "image") as `3 images`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """Return (1, "image") as `1 image`, (3, "image") as `3 images`, (3, "class") as `3 classes`."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
+
+
+def brief(thing: object, *facts: object) -> str:
+    """Return `Run(photos, frm-lite0, 3 classes)`, a repr on one line; empty facts are skipped."""
+    texts = [one_line(text) for text in map(str, filter(None, facts)) if text]
+    return f"{type(thing).__name__}({', '.join(texts)})"
 
 
 def first_few(items: Sequence[object], shown: int = 3) -> str:

@@ -24,7 +24,7 @@ from featherseg import models
 from featherseg.core.errors import FeathersegError, UnknownName
 from featherseg.core.notebook import html_table
 from featherseg.core.types import Size
-from featherseg.core.wording import size_text
+from featherseg.core.wording import brief, size_text
 from featherseg.layers.model import SegmentationModel, merge_paths
 from featherseg.layers.own_model import OwnModel
 from featherseg.layers.pooling import RegionMax, RegionMean, StridedRegionMean
@@ -142,6 +142,10 @@ class Cost:
             "macs": dict(self.macs),
             "parts": {name: {"params": part.params, "macs": part.macs} for name, part in parts},
         }
+
+    def __repr__(self) -> str:
+        macs = f"{self.macs['macs'] / 1e9:.2f} GMACs"
+        return brief(self, self.model, size_text(self.size), f"{self.params / 1e6:.2f} M", macs)
 
     def _repr_html_(self) -> str:
         rows = [(name, part.params, part.macs) for name, part in self.parts.items()]

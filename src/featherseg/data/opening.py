@@ -1,5 +1,7 @@
 """Open a dataset by its name in DATASETS, its dataset.toml or its folder."""
 
+from __future__ import annotations
+
 import os
 import shlex
 from collections.abc import Sequence
@@ -31,6 +33,9 @@ def open_dataset(
     split_by: SplitBy | None = None,
 ) -> SegmentationData:
     """Open one split of a dataset, or several joined by `+`, such as "train+val".
+
+        data = featherseg.open_dataset("photos", "train")
+        loader = torch.utils.data.DataLoader(data.torch(), batch_size=8)
 
     Args:
         name: A name of DATASETS, a dataset.toml or a folder. One in a bucket is copied here first
@@ -185,7 +190,7 @@ def find_dataset(name: str) -> type[NamedData] | type[Shapes]:
         )
     if os.path.isfile(path):
         raise NoDataset(f"{name} is a file that is no dataset. {expected}", path)
-    if "/" in name and not os.path.exists(path):
+    if ("/" in name or path.suffix) and not os.path.exists(path):
         raise DataNotFound(f"{name} does not exist.{near_path(path)} {expected}")
     raise unknown("dataset", name, [*DATASETS, "path/to/dataset.toml"], here=True)
 

@@ -61,9 +61,21 @@ class Confusion:
         union = self.label_pixels() + self.matrix.sum(axis=0) - hits
         return _ratio(hits, union)
 
+    def precision(self) -> np.ndarray:
+        """Return tp / (tp + fp) of each class, (K,) 0..1; NaN for one that is never predicted."""
+        return _ratio(np.diag(self.matrix), self.matrix.sum(axis=0))
+
+    def recall(self) -> np.ndarray:
+        """Return tp / (tp + fn) of each class, (K,) 0..1; NaN for one that is in no label."""
+        return _ratio(np.diag(self.matrix), self.label_pixels())
+
+    def f1(self) -> np.ndarray:
+        """Return 2 tp / (2 tp + fp + fn) of each class, (K,) 0..1; NaN where `iou` has it."""
+        return _ratio(2 * np.diag(self.matrix), self.label_pixels() + self.matrix.sum(axis=0))
+
     def miou(self) -> float:
         """Return the mean IoU over the classes that occur, 0..1; NaN if none does."""
-        return _mean(self.iou())
+        return mean_of_known(self.iou())
 
     def pixel_accuracy(self) -> float:
         """Return the share of the labelled pixels that are predicted right, 0..1."""
@@ -71,7 +83,7 @@ class Confusion:
 
     def class_accuracy(self) -> float:
         """Return the mean recall over the classes in the label, 0..1."""
-        return _mean(_ratio(np.diag(self.matrix), self.label_pixels()))
+        return mean_of_known(self.recall())
 
     def label_pixels(self) -> np.ndarray:
         """Return the number of labelled pixels of each class, (K,)."""
@@ -90,7 +102,7 @@ def _ratio(part: np.ndarray, total: np.ndarray) -> np.ndarray:
     return np.where(total > 0, part / np.maximum(total, 1), np.nan)
 
 
-def _mean(values: np.ndarray) -> float:
+def mean_of_known(values: np.ndarray) -> float:
     """Return the mean of the values that are not NaN; NaN if there is none."""
     known = values[~np.isnan(values)]
     # summed in order, as cityscapesscripts does, so that the last bit agrees

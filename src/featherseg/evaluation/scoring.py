@@ -16,7 +16,7 @@ import numpy as np
 from featherseg.core.errors import ConfigError, DataError, DataNotFound
 from featherseg.core.notebook import html_table, percent
 from featherseg.core.types import IGNORE, Progress, SegmentationData
-from featherseg.core.wording import marks, size_text
+from featherseg.core.wording import brief, counted, marks, size_text
 from featherseg.costs.published import Comparison
 from featherseg.data.cache.fingerprint import files_of
 from featherseg.data.images.decoding import read_mask
@@ -101,6 +101,13 @@ class Scores:
         values |= {"look": self.look} if self.look else {}
         values |= {"published": self.published.as_dict()} if self.published else {}
         return values | {key: True for key in ("selected", "trained_on") if getattr(self, key)}
+
+    def __repr__(self) -> str:
+        scored = f"{self.data} {self.split or ''}".strip()
+        pq = f"PQ {percent(self.panoptic['pq'])} %" if self.panoptic else ""
+        images, miou = counted(self.images, "image"), f"mIoU {percent(self.miou)} %"
+        caveats = marks(selected=self.selected, trained_on=self.trained_on)
+        return brief(self, scored, images, pq, miou, caveats)
 
     def _repr_html_(self) -> str:
         rows: list[tuple[str, ...]] = [

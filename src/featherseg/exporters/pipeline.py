@@ -34,7 +34,7 @@ from featherseg.core.files import (
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import ClassInfo, Progress, Size, as_size
 from featherseg.costs.latency import EXPORT, summarise, time_passes
-from featherseg.data.images.palettes import default_palette
+from featherseg.data.images.palettes import bright_palette
 from featherseg.exporters.calibration import Images, LabelledSplit, labelled_split, training_images
 from featherseg.exporters.formats import EXPORTERS, Format
 from featherseg.exporters.job import Facts, Job
@@ -107,6 +107,9 @@ def export(
     progress: Progress | None = None,
 ) -> ExportReport:
     """Write a run's model, or a bare one, as a file, and check that it gives the model's logits.
+
+        report = featherseg.export("runs/photos", format="onnx")
+        featherseg.Predictor(report.path)
 
     Args:
         model_or_run: a Run, a run folder, the name of one, or a model.
@@ -380,7 +383,8 @@ def describe(
         classes = run.classes
     elif classes is None:
         classes = [
-            ClassInfo(f"class_{i}", color) for i, color in enumerate(default_palette(model.classes))
+            ClassInfo(f"class_{i}", color)
+            for i, color in enumerate(bright_palette()[: model.classes])
         ]
     if len(classes) != model.classes:
         raise ExportError(f"{len(classes)} classes were named, but the model has {model.classes}.")

@@ -9,6 +9,7 @@ from featherseg.core.files import load_json, write_json
 from featherseg.core.notebook import html_table, percent
 from featherseg.core.old_names import with_new_names
 from featherseg.core.types import Size
+from featherseg.core.wording import brief
 from featherseg.exporters.job import Quantised
 from featherseg.exporters.parity import ParityReport
 from featherseg.runs.run import Run
@@ -69,6 +70,10 @@ class ExportReport:
             size,
             time,
         )
+
+    def __repr__(self) -> str:
+        same = "" if self.same_class is None else f"{self.same_class:.2%} same class"
+        return brief(self, self.path, self.format, f"{self.bytes / 1e6:.1f} MB", same)
 
     def _repr_html_(self) -> str:
         return html_table("The file beside its model", HEADS, [self.texts()], [str(self.path)])

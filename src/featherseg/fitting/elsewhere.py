@@ -14,7 +14,7 @@ from featherseg.core.files import check_writable
 from featherseg.core.types import ClassInfo, Progress, Size
 from featherseg.data import open_dataset
 from featherseg.data.datasets.statistics import typical_size
-from featherseg.data.images.palettes import default_palette
+from featherseg.data.images.palettes import bright_palette
 from featherseg.exporters.job import Facts
 from featherseg.exporters.pipeline import describe
 from featherseg.fitting.bundle import BundleItem, MeasuredLatency, write_bundle
@@ -67,7 +67,7 @@ def bundle_candidates(
     else:
         size = image_size or SIZE
         classes = tuple(
-            ClassInfo(f"class_{i}", color) for i, color in enumerate(default_palette(CLASSES))
+            ClassInfo(f"class_{i}", color) for i, color in enumerate(bright_palette()[:CLASSES])
         )
         image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     names = list(dict.fromkeys(offer.model for offer in offers(size)))

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Any
 
+from featherseg.converters.converted import as_dataset
 from featherseg.core.config import with_given
 from featherseg.core.errors import ConfigError, FeathersegError, RunError, TrainingError
 from featherseg.core.files import (
@@ -128,6 +129,9 @@ def fit(
     by successive halving, the last one for at least half of the time. Kill it at any time: with
     `resume` it goes on.
 
+        fitted = featherseg.fit("photos", max_ms=20, hours=2, out="runs/photos")
+        featherseg.Predictor(fitted.file)
+
     Args:
         data: A dataset's name, a dataset.toml, or a folder of images and masks. If it has no
             validation or test images, a tenth of the training images becomes each.
@@ -186,6 +190,8 @@ def fit(
         raise ConfigError(
             f"{out}: {problem}. Begin with data, limit and time: --data DATA --max-ms 20 --hours 2"
         )
+    if data is not None:
+        given["data"] = as_dataset(data, reporter.progress)
     check_folder(out)
     made_here = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)

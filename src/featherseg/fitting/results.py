@@ -13,7 +13,7 @@ from featherseg.core.config import Config, parse
 from featherseg.core.errors import ConfigError, RunError, near_path
 from featherseg.core.files import FIT, FIT_LOCK, PLAN, is_held, load_json
 from featherseg.core.notebook import html_table, percent
-from featherseg.core.wording import one_line
+from featherseg.core.wording import brief, one_line
 from featherseg.fitting.halving import (
     MOST_MS,
     SPARE,
@@ -142,6 +142,9 @@ class FitResult:
     def as_dict(self) -> dict[str, Any]:
         """Return the content of fit.json."""
         return dict(self.facts)
+
+    def __repr__(self) -> str:
+        return brief(self, self.path, summary(self.facts))
 
     def _repr_html_(self) -> str:
         rows = [

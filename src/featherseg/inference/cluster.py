@@ -169,6 +169,8 @@ def predict_shards(
         "--overwrite": settings.overwrite,
         "--threads": options.threads is not None,
         "--probabilities": settings.probabilities is not None,
+        **{f"--{name}": is_given for name, is_given in settings.look_given.items()},
+        "--to": bool(settings.to),
     }
     if names := [name for name, is_given in unfit.items() if is_given]:
         raise ConfigError(

@@ -17,10 +17,10 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo, putchunk
 
 from featherseg.core.files import write_bytes
-from featherseg.core.types import ClassInfo
+from featherseg.core.types import IGNORE, ClassInfo
 from featherseg.data.images.georeference import Georeference, geotiff_bytes
 from featherseg.data.images.image_range import eight_bits
-from featherseg.data.images.palettes import CLASSES_KEY
+from featherseg.data.images.palettes import CLASSES_KEY, is_background
 from featherseg.layers.normalise import FULL_RANGE
 
 VOID_COLOR = (0, 0, 0)
@@ -35,6 +35,7 @@ SMALLEST_SHARE = 0.0005
 _ABOVE = 2  # PNG's filter that stores the difference to the row above
 
 _PAPER, _INK, _FAINT = (250, 250, 248), (28, 28, 30), (120, 120, 124)
+_WRONG = (220, 20, 60)
 
 
 def palette(classes: Sequence[ClassInfo]) -> np.ndarray:
@@ -120,24 +121,77 @@ def rgb_view(image: np.ndarray, image_range: int = FULL_RANGE) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(eight_bit[:, :, 0])).convert("RGB")
 
 
+def is_clear(info: ClassInfo) -> bool:
+    """Return whether an overlay leaves the pixels of a class as they are.
+
+    These are classes named background, whatever their colour, and classes in black, which would
+    darken the image.
+    """
+    return is_background(info.name) or not any(info.color)
+
+
 def overlay(
     image: np.ndarray,
     mask: np.ndarray,
     classes: Sequence[ClassInfo],
-    opacity: float = 0.5,
+    alpha: float = 0.5,
     image_range: int = FULL_RANGE,
+    *,
+    contour: bool = True,
 ) -> Image.Image:
-    """Return the image under the mask's colours; opacity 0 shows the image alone, 1 the colours.
+    """Return the image under the mask's colours, with each class outlined in its colour.
 
-    A black class, such as a background, would darken the image, and leaves it unchanged. 16-bit
-    values from image_range on are white.
+    Pixels of a class that `is_clear` are unchanged. 16-bit values from image_range on are white.
+
+    Args:
+        image: (H, W, C) uint8 or uint16.
+        mask: Class ids (H, W) uint8.
+        classes: Names and colours.
+        alpha: Opacity of the colours inside the outlines, 0 to 1.
+        image_range: Number of values of a 16-bit image.
+        contour: Outline the classes.
     """
-    seen = rgb_view(image, image_range)
-    drawn = Image.blend(seen, color_mask(mask, classes), opacity)
-    black = [i for i, info in enumerate(classes) if not any(info.color)]
-    if black:
-        drawn.paste(seen, mask=Image.fromarray(np.isin(mask, black)))
+    seen, colors = rgb_view(image, image_range), color_mask(mask, classes)
+    drawn = Image.blend(seen, colors, alpha)
+    if contour:
+        drawn.paste(colors, mask=Image.fromarray(outlines(mask, contour_width(mask.shape))))
+    if clear := [i for i, info in enumerate(classes) if is_clear(info)]:
+        drawn.paste(seen, mask=Image.fromarray(np.isin(mask, clear)))
     return drawn
+
+
+def contour_width(shape: Sequence[int]) -> int:
+    """Return the width of outlines in pixels, on either side of a border."""
+    return max(1, round(max(shape) / 1000))
+
+
+def hatch_ignored(image: Image.Image, label: np.ndarray) -> Image.Image:
+    """Draw stripes over the pixels whose label (H, W) is ignored; return the image.
+
+    Stripes are no colour of a class, and differ from a black background.
+    """
+    rows, columns = np.ogrid[: label.shape[0], : label.shape[1]]
+    dark = (rows + columns) // max(2, round(max(label.shape) / 120)) % 2 == 0
+    for stripe, gray in ((dark, _INK), (~dark, (190, 190, 194))):
+        image.paste(gray, mask=Image.fromarray(stripe & (label == IGNORE)))
+    return image
+
+
+def error_map(
+    image: np.ndarray, label: np.ndarray, mask: np.ndarray, image_range: int = FULL_RANGE
+) -> Image.Image:
+    """Return the image in pale grey, its wrong pixels in red, and ignored ones striped.
+
+    Args:
+        image: (H, W, C) uint8 or uint16.
+        label: Class ids (H, W) uint8, 255 = ignore.
+        mask: Predicted class ids (H, W) uint8.
+        image_range: As for `overlay`.
+    """
+    gray = rgb_view(image, image_range).convert("L").convert("RGB")
+    pale = Image.blend(gray, Image.new("RGB", gray.size, _PAPER), 0.45)
+    pale.paste(_WRONG, mask=Image.fromarray((label != mask) & (label != IGNORE)))
+    return hatch_ignored(pale, label)
 
 
 def with_legend(
@@ -145,8 +199,8 @@ def with_legend(
 ) -> Image.Image:
     """Return the image with a legend below: swatch, name and share of its classes, largest first.
 
-    Text grows with the image. The result is wider than an image that is too narrow for the longest
-    name.
+    The swatch of a class that `is_clear` is empty. Text grows with the image. The result is wider
+    than an image that is too narrow for the longest name.
     """
     shown = [info for info in classes if shares[info.name] >= SMALLEST_SHARE]
     shown.sort(key=lambda info: -shares[info.name])
@@ -166,7 +220,8 @@ def with_legend(
         left, top = text + column * cell, image.height + text // 2 + row * line
         middle = top + round(0.85 * text)
         swatch = (left, middle - text // 2, left + text, middle - text // 2 + text)
-        pen.rounded_rectangle(swatch, radius=text // 5, fill=info.color, outline=_FAINT)
+        fill = None if is_clear(info) else info.color
+        pen.rounded_rectangle(swatch, radius=text // 5, fill=fill, outline=_FAINT)
         place, share = (left + 1.5 * text, middle), f"{shares[info.name]:.1%}"
         pen.text(place, printable(info.name), fill=_INK, font=font, anchor="lm")
         place = (left + 2.0 * text + names, middle)
@@ -204,14 +259,16 @@ def overlay_panoptic(
     ids: np.ndarray,
     segments: Segments,
     classes: Sequence[ClassInfo],
-    opacity: float = 0.5,
+    alpha: float = 0.5,
     image_range: int = FULL_RANGE,
+    *,
+    contour: bool = True,
 ) -> Image.Image:
     """Return the image (H, W, C) under the colours of its segments.
 
     Instances have an outline and the name of their class. An instance has no name if it is too
-    small, or if the name would cover that of a larger one. A black class leaves the image
-    unchanged, as in `overlay`.
+    small, or if the name would cover that of a larger one. A class that `is_clear` leaves the image
+    unchanged.
 
     Args:
         image: The image.
@@ -219,19 +276,23 @@ def overlay_panoptic(
             void.
         segments: The segments; category_id is an index into `classes`.
         classes: Names and colours.
-        opacity: 0 shows the image alone, 1 the colours.
+        alpha: Opacity of the colours, 0 to 1.
         image_range: As for `overlay`.
+        contour: Outline the instances.
     """
     numbers = _numbered(ids, segments)  # (H, W): place in `segments` + 1, 0 = void
     colors = np.array([VOID_COLOR, *segment_colors(ids, segments, classes)], dtype=np.uint8)
     seen = rgb_view(image, image_range)
-    canvas = Image.blend(seen, Image.fromarray(colors[numbers]), opacity)
-    black = np.array([False, *(not colors[i].any() for i in range(1, len(colors)))])
-    canvas.paste(seen, mask=Image.fromarray(black[numbers]))
-    is_thing = np.array([False, *(classes[segment["category_id"]].thing for segment in segments)])
-    edges = outlines(numbers, width=max(1, round(max(ids.shape) / 1000))) & is_thing[numbers]
-    canvas.paste(_PAPER, mask=Image.fromarray(edges))
-    _write_names(canvas, numbers, [classes[s["category_id"]] for s in segments])
+    canvas = Image.blend(seen, Image.fromarray(colors[numbers]), alpha)
+    infos = [classes[segment["category_id"]] for segment in segments]
+    black = ~colors[1:].any(axis=1)  # a tint of a black class is not
+    clear = np.array([is_background(info.name) for info in infos], dtype=bool) | black
+    canvas.paste(seen, mask=Image.fromarray(np.insert(clear, 0, False)[numbers]))
+    if contour:
+        is_thing = np.array([False, *(info.thing for info in infos)])
+        edges = outlines(numbers, contour_width(ids.shape)) & is_thing[numbers]
+        canvas.paste(_PAPER, mask=Image.fromarray(edges))
+    _write_names(canvas, numbers, infos)
     return canvas
 
 

@@ -11,18 +11,19 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from copy import copy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from featherseg.core.allocator import return_freed_memory
+from featherseg.core.config import refuse_unused
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, unknown
 from featherseg.core.files import name_too_long, refuse_links, unique_names
 from featherseg.core.notebook import html_table
 from featherseg.core.storage import StoredFile, joined, list_files, write_whole
-from featherseg.core.wording import changed_settings, counted, size_text
+from featherseg.core.wording import brief, changed_settings, counted, size_text
 from featherseg.data.images.decoding import EncodedImage, image_size, read_image
 from featherseg.data.images.georeference import TIFF_SUFFIXES
 from featherseg.data.images.unused_parts import TOLD, unused_parts
@@ -38,7 +39,13 @@ from featherseg.inference.folder_record import (
 )
 from featherseg.inference.inputs import InputImage, read_ahead
 from featherseg.inference.manifest import DONE, MANIFEST, PANOPTIC
-from featherseg.inference.predictor import KINDS, Prediction, Predictor
+from featherseg.inference.predictor import (
+    KINDS,
+    TOLERANCE,
+    Prediction,
+    Predictor,
+    check_alpha,
+)
 from featherseg.inference.reporter import PredictReporter
 from featherseg.inference.soft_output import SOFT_FILES, check_soft, save_soft
 
@@ -70,24 +77,56 @@ class OutputSettings:
         probabilities: Also write, for "npz", NAME_probabilities.npz: those of all classes,
             (K, H, W) float16; or for "png" NAME_confidence.png: that of the mask's class, 255 =
             certain.
+        palette: Colours other than the model's: "bright", which readers with any colour vision
+            tell apart, or "CLASS=#rrggbb,..." for some classes.
+        alpha: Opacity of the colours in overlays, 0 to 1.
+        contour: Outline the classes in overlays, or the objects of a panoptic model.
+        to: Also write the masks of all images in these formats of `convert --to`, each
+            into a folder of its name. Polygons are at most TOLERANCE pixels off the outlines.
 
     Raises:
-        ConfigError: A submission is combined with other files, or probabilities are of another
-            kind.
+        ConfigError: A submission is combined with other files or colours, probabilities are of
+            another kind, or alpha is out of range.
+        UnknownName: A format of `to` is not known.
     """
 
     masks: bool = False
     submission: str | None = None
     overwrite: bool = False
     probabilities: str | None = None
+    palette: str | None = None
+    alpha: float = 0.5
+    contour: bool = True
+    to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if (self.masks or self.probabilities) and self.submission is not None:
-            raise ConfigError("a submission holds masks alone. Leave out masks and probabilities.")
+        check_alpha(self.alpha)
+        if self.submission is not None and (self.masks or self.probabilities or self.to):
+            raise ConfigError(
+                "a submission holds masks alone. Leave out masks, probabilities and formats."
+            )
         if self.probabilities not in (None, *SOFT_FILES):
             raise ConfigError(
                 f"probabilities {self.probabilities!r}: expected {' or '.join(SOFT_FILES)}."
             )
+        if self.submission is not None:
+            refuse_unused(self.look_given, "a submission holds masks in the format of a benchmark")
+        if self.to:
+            from featherseg.converters import writer_of
+
+            for name in self.to:
+                writer_of(name)
+
+    @property
+    def look(self) -> dict[str, Any]:
+        """The arguments of `Prediction.save` and `overlay`."""
+        return {"palette": self.palette, "alpha": self.alpha, "contour": self.contour}
+
+    @property
+    def look_given(self) -> dict[str, bool]:
+        """Which of `look` differ from their defaults."""
+        defaults = {field.name: field.default for field in fields(self)}
+        return {name: value != defaults[name] for name, value in self.look.items()}
 
 
 DEFAULTS = OutputSettings()
@@ -112,6 +151,7 @@ class PredictedFolder:
         resumed: How many of the images an earlier command had written.
         notes: What was not used of images, by count.
         videos: What became of each video.
+        to: The folders in the formats that were asked for.
     """
 
     folder: str
@@ -120,6 +160,7 @@ class PredictedFolder:
     resumed: int = 0
     notes: tuple[str, ...] = ()
     videos: tuple["VideoResult", ...] = ()
+    to: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -130,6 +171,11 @@ class PredictedFolder:
         """Return plain values."""
         videos = [video.as_dict() for video in self.videos]
         return asdict(replace(self, videos=())) | {"videos": videos}
+
+    def __repr__(self) -> str:
+        videos = counted(len(self.videos), "video") if self.videos else ""
+        skipped = f"{len(self.left_out)} left out" if self.left_out else ""
+        return brief(self, self.folder, counted(len(self.names), "image"), videos, skipped)
 
     def _repr_html_(self) -> str:
         title = f"{self.folder}: {counted(len(self.names), 'image')}"
@@ -182,6 +228,7 @@ class Output:
         self.panoptic: PanopticOutput | None = None
         self.waiting: list[tuple[str, ImageFile]] = []
         self.resumed: set[str] = set()
+        self.formats_there: set[str] = set()
         self._record = folder / MANIFEST
         self._recorded: Settings | None = None  # by the record's last line
         self._record_changed = False
@@ -242,6 +289,8 @@ class Output:
         kinds = {
             name: getattr(self.settings, name) for name in ("masks", "submission", "probabilities")
         }
+        given = self.settings.look_given  # others are not recorded, as by earlier versions
+        kinds |= {name: value for name, value in self.settings.look.items() if given[name]}
         self._settings = settings_of(predictor, **kinds)
         if self.bucket:
             self._fetch(self._record)
@@ -257,7 +306,8 @@ class Output:
                 self._unrecorded[name] = there
                 in_the_way += there if self._recorded != self._settings else []
             elif earlier.settings != self._settings:
-                other = changed_settings(earlier.settings, self._settings)
+                default = DEFAULTS.look
+                other = changed_settings(default | earlier.settings, default | self._settings)
                 raise ConfigError(
                     f"{self.place} holds predictions with other settings: {other}. Give the "
                     "earlier options, use --overwrite, or choose another folder with -o."
@@ -275,6 +325,30 @@ class Output:
             raise ConfigError(
                 f"{shown} exists, {number} in all. Use --overwrite, or another folder with -o."
             )
+        self._check_formats()
+
+    def _check_formats(self) -> None:
+        """Find out which formats an earlier command wrote: they are complete, or in the way."""
+        if self.settings.to and self.bucket:
+            raise ConfigError(
+                "--to writes folders on this machine's disk, not into a bucket. Choose one with -o."
+            )
+        for folder in (self.folder / name for name in self.settings.to):
+            if not os.path.lexists(folder):
+                continue
+            written = folder.stat().st_mtime_ns
+            masks = [self.mask_file(name).stat().st_mtime_ns for name in self.resumed]
+            if self.waiting or max(masks, default=0) > written:
+                raise ConfigError(
+                    f"{folder} exists, and does not contain all images. Delete it, or choose "
+                    "another folder with -o."
+                )
+            self.formats_there.add(folder.name)
+
+    def mask_file(self, name: str) -> Path:
+        """Return the mask of an image that is written: a TIFF at the place of a GeoTIFF."""
+        placed = self.folder / f"{name}_mask.tif"
+        return placed if placed.is_file() else self.folder / self.file_names(name)[0]
 
     def file_names(self, name: str) -> list[str]:
         """Return the files of one image, relative to the folder, the mask first."""
@@ -343,9 +417,9 @@ class Output:
         if self.submission:
             self.submission.save(result.mask, folder, image.name)
         elif self.settings.masks:
-            result.save(folder / result.file_names(image.name)[0])
+            result.save(folder / result.file_names(image.name)[0], **self.settings.look)
         else:
-            result.save(folder, image.name)
+            result.save(folder, image.name, **self.settings.look)
         if self.settings.probabilities and result.soft is not None:
             ending = SOFT_FILES[self.settings.probabilities][1]
             save_soft(result.soft, result.classes, folder / (image.name + ending))
@@ -489,6 +563,31 @@ def write_images(
     return PredictedFolder(output.place, names, tuple(reading.left_out), resumed, notes)
 
 
+def write_formats(
+    output: Output, result: PredictedFolder, reporter: PredictReporter
+) -> PredictedFolder:
+    """Write the predicted masks in the formats of `OutputSettings.to`; they are read again."""
+    from featherseg.converters import write_predicted
+
+    images = {
+        name: file if isinstance(file, Path) else Path(file.name)
+        for name, file in zip(output.names, output.files, strict=True)
+        if name in result.names
+    }
+    masks, folders = [output.mask_file(name) for name in images], list[str]()
+    for format in dict.fromkeys(output.settings.to) if masks else ():
+        folder = output.folder / format
+        if format in output.formats_there:
+            reporter.message(f"{folder} is there already")
+        else:
+            conversion = write_predicted(
+                masks, images, format, folder, TOLERANCE, reporter.progress
+            )
+            reporter.message(f"{conversion.format} of {counted(len(masks), 'image')}: {folder}")
+        folders.append(str(folder))
+    return replace(result, to=tuple(folders))
+
+
 def size_hint(predictor: Predictor, result: Prediction) -> str:
     """Return a hint if an image is far larger than those of the training, else ""."""
     trained = predictor.runtime.image_size
@@ -581,4 +680,4 @@ class _Reading:
         if not self.output.other_mask(name, file):
             georeference = None
         self.unused.update(unused if georeference is None else (*unused, "place"))
-        return InputImage(pixels, name, georeference), version
+        return InputImage(pixels, name, georeference, file.name), version

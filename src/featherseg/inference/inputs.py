@@ -30,11 +30,15 @@ KNOWN = (
 
 @dataclass(frozen=True)
 class InputImage:
-    """Pixels (H, W, C) uint8 or uint16, the name without ending, and the place of a GeoTIFF."""
+    """Pixels (H, W, C) uint8 or uint16, the name without ending, and the place of a GeoTIFF.
+
+    file_name: The name with its ending; "" without a file.
+    """
 
     pixels: np.ndarray
     name: str
     georeference: Georeference | None = None
+    file_name: str = ""
 
 
 def alike(first: np.ndarray, second: np.ndarray) -> bool:
@@ -124,16 +128,19 @@ def read_input(x: Any, channels: int) -> InputImage:
             )
         x = path
     if isinstance(x, Path | EncodedImage):
-        return InputImage(read_image(x, channels), Path(str(x)).stem, unused_parts(x, channels)[0])
+        file, place = Path(str(x)), unused_parts(x, channels)[0]
+        return InputImage(read_image(x, channels), file.stem, place, file.name)
+    file_name = ""
     if isinstance(x, Image.Image):
-        pixels, name = _from_pil(x, channels), Path(getattr(x, "filename", "") or "image").stem
+        file_name = Path(getattr(x, "filename", "")).name
+        pixels, name = _from_pil(x, channels), Path(file_name or "image").stem
     elif isinstance(x, np.ndarray):
         pixels, name = x, "image"
     elif is_tensor(x):
         pixels, name = _from_tensor(x, channels), "image"
     else:
         raise DataError(f"an image of type {type(x).__name__} is not supported. Expected {KNOWN}.")
-    return InputImage(_checked(pixels, channels), name)
+    return InputImage(_checked(pixels, channels), name, file_name=file_name)
 
 
 def _from_pil(image: Image.Image, channels: int) -> np.ndarray:

@@ -29,6 +29,8 @@ def optimize(
 
     Its weights are not those of a run: save those of `model`.
 
+        model = featherseg.optimize(featherseg.load_run("runs/photos").model)
+
     Args:
         model: The model, which stays unchanged.
         precision: "fp32": logits differ by rounding alone, at most 1e-5 of their range from exact

@@ -25,11 +25,13 @@ from featherseg.data.images.listing import (
     is_image,
     stored_images,
 )
+from featherseg.data.images.palettes import recolored
 from featherseg.inference.folder import (
     DEFAULTS,
     Output,
     OutputSettings,
     PredictedFolder,
+    write_formats,
     write_images,
 )
 from featherseg.inference.predictor import Predictor, PredictorOptions
@@ -69,6 +71,9 @@ def predict(
     Without `out` each `Prediction` holds the mask, and can draw and save it. For one image after
     the other keep a `featherseg.Predictor`: it opens the model once.
 
+        featherseg.predict("runs/photos", "street.jpg").save("masks")
+        featherseg.predict("runs/photos", "new", out="masks")
+
     Args:
         model: A Run, a run folder, the name of one, an exported file, or a Predictor (which has
             options of its own).
@@ -86,8 +91,9 @@ def predict(
         max_side: Shrink longer images to this side for the model, scales on top; masks keep the
             full size.
         threads: Threads of the CPU. Default: torch's, at most the cores that may be used.
-        settings: Which files are written for an image, and whether existing ones are replaced; or
-            {"masks": True}, which also writes the masks of a video, a PNG per frame.
+        settings: Which files are written for an image, in which colours, and whether existing ones
+            are replaced; or {"masks": True}, which also writes the masks of a video, a PNG per
+            frame.
         trust: Open a .pt2 file, which runs the code that it contains.
         cluster: Write the masks of one folder by many processes, by Ray: "local", "auto" or
             HOST:PORT.
@@ -149,9 +155,14 @@ def predict(
     with scratch as folder:
         output = Output(Path(folder), files, settings, bucket)
         if videos.paths:
+            if settings.to:
+                raise ConfigError("--to is for images: leave it out for videos and cameras.")
             soft = settings.probabilities is not None
             check_targets(videos, masks=settings.masks, overwrite=settings.overwrite, soft=soft)
+        elif settings.masks:
+            refuse_unused(settings.look_given | {"palette": False}, "masks are written alone")
         predictor = open_predictor(model, options)
+        recolored(predictor.classes, settings.palette)
         output.check(predictor)
         if predictor.runtime.how_far:
             reporter.message(f"NOTE: {predictor.runtime.how_far}.")
@@ -159,13 +170,17 @@ def predict(
 
         # Images first, then videos
         if videos.camera is not None:
-            return record_camera(predictor, videos.camera, videos.targets[0], reporter)
+            return record_camera(
+                predictor, videos.camera, videos.targets[0], settings.look, reporter
+            )
         result = PredictedFolder(output.place, ())
         if files:
             alone = len(paths) == len(files) == 1 and not os.path.isdir(paths[0])
             result = write_images(predictor, output, reporter, alone=alone)
+            if settings.to:
+                result = write_formats(output, result, reporter)
         if videos.videos:
-            written, skipped = write_videos(predictor, videos, settings.masks, reporter)
+            written, skipped = write_videos(predictor, videos, settings, reporter)
             left_out = (*result.left_out, *skipped)
             result = replace(result, videos=tuple(written), left_out=left_out)
         return result
@@ -227,7 +242,7 @@ def report_unused(paths: Sequence[Path], out: Path, reporter: PredictReporter) -
 
 
 def write_videos(
-    predictor: Predictor, inputs: VideoInputs, masks: bool, reporter: PredictReporter
+    predictor: Predictor, inputs: VideoInputs, settings: OutputSettings, reporter: PredictReporter
 ) -> tuple[list["VideoResult"], list[str]]:
     """Write the videos; return their results, and why others are skipped.
 
@@ -239,7 +254,8 @@ def write_videos(
     keep_freed_memory()
     results, skipped = list["VideoResult"](), list[str]()
     for source, target in zip(inputs.videos, inputs.targets, strict=True):
-        job = VideoJob(source, target, masks_folder(target) if masks else None)
+        masks = masks_folder(target) if settings.masks else None
+        job = VideoJob(source, target, masks, settings.look)
         try:
             if name_too_long(parts_folder(target)):
                 raise ConfigError(f"{source}: its name is too long for what it would become")
@@ -281,7 +297,11 @@ def report_video(result: "VideoResult", reporter: PredictReporter) -> None:
 
 
 def record_camera(
-    predictor: Predictor, camera: str, target: Path, reporter: PredictReporter
+    predictor: Predictor,
+    camera: str,
+    target: Path,
+    look: Mapping[str, Any],
+    reporter: PredictReporter,
 ) -> "Recording":
     """Record a camera until Ctrl-C, which ends it in good order; a second Ctrl-C stops at once."""
     from featherseg.inference.video.camera import record
@@ -289,7 +309,8 @@ def record_camera(
     keep_freed_memory()
     with interrupt_event() as stop:
         reporter.message(f"recording camera {camera} to {target}; Ctrl-C ends it")
-        recording = record(predictor, camera, target, stop, named(reporter.progress, target))
+        progress = named(reporter.progress, target)
+        recording = record(predictor, camera, target, stop, progress, look=look)
     reporter.message(f"{target}: {recording.frames} frames, {size_text(recording.size)}")
     if recording.dropped:
         frames = counted(recording.dropped, "frame")

@@ -1,9 +1,11 @@
 """`Predictor`, the way in for programs: `Predictor("frm-lite0-camvid")("street.jpg").mask`."""
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, overload
@@ -13,13 +15,14 @@ from PIL import Image
 
 from featherseg.core.arrays import is_tensor
 from featherseg.core.config import with_given
-from featherseg.core.errors import ConfigError, FeathersegError
+from featherseg.core.errors import ConfigError, FeathersegError, MissingExtra
 from featherseg.core.files import write_together
 from featherseg.core.storage import is_remote
 from featherseg.core.types import ClassInfo
-from featherseg.core.wording import size_text
+from featherseg.core.wording import brief, counted, size_text
 from featherseg.data.images.decoding import EncodedImage, image_size
 from featherseg.data.images.georeference import TIFF_SUFFIXES, Georeference
+from featherseg.data.images.palettes import recolored
 from featherseg.inference import drawing
 from featherseg.inference.drawing import overlay_panoptic
 from featherseg.inference.inputs import (
@@ -42,6 +45,10 @@ from featherseg.inference.tiling import DEFAULT_GB, LARGEST_PASS, Budget, Plan, 
 from featherseg.layers.sizes import resize_factor, scaled_size
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from featherseg.converters.masks import MaskedImage, Masks
+    from featherseg.converters.outlines import Polygon
     from featherseg.runs.run import Run
 
 MOST_GB = 1_000_000
@@ -53,6 +60,9 @@ LIGHT_PIXELS, LIGHT_BYTES = 1_000_000, 60
 `tiling.process_bytes` has room to read or write one light image beside any other image.
 """
 
+TOLERANCE = 1.0
+"""Pixels that corners of an outline may be off its polygon; the steps of a slanted edge are 0.7."""
+
 KINDS = ("mask", "color", "overlay")
 """The files of `Prediction.save` in a folder: NAME_mask.png and so on."""
 
@@ -60,6 +70,9 @@ KINDS = ("mask", "color", "overlay")
 @dataclass(frozen=True)
 class Prediction:
     """The prediction of a model for one image.
+
+        prediction = featherseg.predict("runs/photos", "street.jpg")
+        prediction.mask, prediction.polygons(), prediction.to_coco()
 
     Attributes:
         mask: (H, W) uint8, indices into `classes`.
@@ -73,6 +86,7 @@ class Prediction:
         panoptic: For a panoptic model the ids (H, W) of its objects, and their description.
         soft: What `Predictor.soft` asks for.
         georeference: The place of a GeoTIFF; its mask is then a GeoTIFF too.
+        file_name: The file's name with its ending; "" for an image without a file.
     """
 
     mask: np.ndarray
@@ -85,6 +99,7 @@ class Prediction:
     panoptic: Panoptic | None = None
     soft: np.ndarray | None = None
     georeference: Georeference | None = None
+    file_name: str = ""
 
     @cached_property
     def shares(self) -> dict[str, float]:
@@ -99,6 +114,11 @@ class Prediction:
         size = list(self.mask.shape)
         return {"name": self.name, "size": size, "how": self.how, "shares": self.shares} | objects
 
+    def __repr__(self) -> str:
+        shares = sorted(self.shares.items(), key=lambda item: -item[1])
+        largest = [f"{name} {share:.0%}" for name, share in shares[:3] if share >= 0.005]
+        return brief(self, self.name, size_text(self.mask.shape), *largest)
+
     def _repr_png_(self) -> bytes:
         buffer = BytesIO()
         self.overlay(legend=True).save(buffer, "PNG")
@@ -111,28 +131,138 @@ class Prediction:
         """
         return probabilities(self.runtime, self.image, self.inference)
 
-    def overlay(self, opacity: float = 0.5, *, legend: bool = False) -> Image.Image:
-        """Return the image under the colours of its classes, with objects outlined and named.
+    def polygons(self, tolerance: float = TOLERANCE) -> "list[Polygon]":
+        """Return the outlines of the connected regions of each class, and of objects.
+
+        A class called background has none. Filled, exact outlines give the mask again.
 
         Args:
-            opacity: 0 (the image alone) to 1 (the colours alone).
+            tolerance: Corners of the outline may be this far from the polygon, in pixels. Edges of
+                a polygon never cross. 0: the exact outline, along the edges of pixels.
+
+        Raises:
+            ConfigError: The tolerance is negative, or no number.
+        """
+        from featherseg.converters.masks import parts_of
+        from featherseg.converters.outlines import Polygon
+
+        image, masks = self._masked_image(tolerance)
+        return [
+            Polygon(part.class_id, part.name, part.number or None, exterior, holes)
+            for part in parts_of(image, masks)
+            for exterior, holes in part.outlines(tolerance)
+        ]
+
+    def to_coco(self, tolerance: float = TOLERANCE) -> dict[str, Any]:
+        """Return the content of a COCO file: images, annotations and categories.
+
+        A region without holes is a polygon, other regions are exact run lengths. See `polygons`.
+        """
+        from featherseg.converters.coco import documents
+
+        _, masks = self._masked_image(tolerance)
+        return documents(masks)[""]
+
+    def to_geojson(self, tolerance: float = TOLERANCE) -> dict[str, Any]:
+        """Return a FeatureCollection with a feature for each region or object. See `polygons`.
+
+        Coordinates are pixels [x, y], or those of the image's reference system, which `crs` names,
+        if it is a GeoTIFF. The tolerance is in pixels.
+        """
+        from featherseg.converters.geojson import document
+
+        return document(*self._masked_image(tolerance))
+
+    def to_supervision(self) -> Any:
+        """Return `supervision.Detections`: a mask for each object, else for each class.
+
+        A class called background has none. The package supervision must be installed.
+
+        Raises:
+            MissingExtra: It is not installed.
+        """
+        from featherseg.converters.masks import regions_of
+
+        if find_spec("supervision") is None:
+            raise MissingExtra(
+                "to_supervision needs the package 'supervision', which is not installed here. "
+                "Install it with: pip install supervision"
+            )
+        from supervision import Detections
+
+        parts = list(regions_of(*self._masked_image(0)))
+        boxes = [
+            (p.left, p.top, p.left + p.inside.shape[1], p.top + p.inside.shape[0]) for p in parts
+        ]
+        size = self.mask.shape
+        masks = [part.whole((size[0], size[1])) for part in parts]
+        return Detections(
+            xyxy=np.array(boxes, dtype=np.float32).reshape(-1, 4),
+            mask=np.array(masks, dtype=bool).reshape(-1, *size),
+            class_id=np.array([part.class_id for part in parts], dtype=int),
+            data={"class_name": np.array([part.name for part in parts], dtype=str)},
+        )
+
+    def show(self) -> None:
+        """Show the overlay with its legend: below the cell of a notebook, else in a window."""
+        self.overlay(legend=True).show(self.name)
+
+    def _masked_image(self, tolerance: float) -> "tuple[MaskedImage, Masks]":
+        from featherseg.converters.masks import MaskedImage, Masks
+
+        if not 0 <= tolerance < math.inf:
+            raise ConfigError(f"tolerance = {tolerance}: expected pixels, from 0 on.")
+        objects = None
+        if self.panoptic is not None:
+            things = [i for i, info in enumerate(self.classes) if info.thing]
+            objects = np.where(np.isin(self.mask, things), self.panoptic.ids, 0)
+        name = self.file_name or f"{self.name}.png"
+        image = MaskedImage(name, None, self.mask, objects, georeference=self.georeference)
+        return image, Masks(self.classes, iter([image]), 1, tolerance=tolerance)
+
+    def overlay(
+        self,
+        alpha: float = 0.5,
+        *,
+        contour: bool = True,
+        palette: str | None = None,
+        legend: bool = False,
+    ) -> Image.Image:
+        """Return the image under the colours of its classes, outlined; objects are named too.
+
+        Pixels of a class named background, and of a class in black, are unchanged.
+
+        Args:
+            alpha: Opacity of the colours inside the outlines: 0 (the image) to 1 (the colours).
+            contour: Outline the classes, or the objects of a panoptic model.
+            palette: Other colours: "bright", which readers with any colour vision tell apart, or
+                "CLASS=#rrggbb,..." for some classes.
             legend: Add a legend below.
 
         Raises:
-            ConfigError: The opacity is out of range.
+            ConfigError: alpha is out of range, or the palette is malformed.
         """
-        if not 0 <= opacity <= 1:
-            raise ConfigError(
-                f"opacity = {opacity}: expected 0 (the image alone) to 1 (the colours alone)."
-            )
-        classes, image_range = self.classes, self.runtime.image_range
+        check_alpha(alpha)
+        classes, image_range = recolored(self.classes, palette), self.runtime.image_range
         if self.panoptic is None:
-            image = drawing.overlay(self.image, self.mask, classes, opacity, image_range)
+            image = drawing.overlay(
+                self.image, self.mask, classes, alpha, image_range, contour=contour
+            )
         else:
-            image = overlay_panoptic(self.image, *self.panoptic, classes, opacity, image_range)
-        return drawing.with_legend(image, self.classes, self.shares) if legend else image
+            image = overlay_panoptic(
+                self.image, *self.panoptic, classes, alpha, image_range, contour=contour
+            )
+        return drawing.with_legend(image, classes, self.shares) if legend else image
 
-    def save(self, to: str | Path, name: str | None = None) -> list[Path]:
+    def save(
+        self,
+        to: str | Path,
+        name: str | None = None,
+        *,
+        alpha: float = 0.5,
+        contour: bool = True,
+        palette: str | None = None,
+    ) -> list[Path]:
         """Write the mask to a .png or .tif file, or mask, colours and overlay into a folder.
 
         In a folder the files are NAME_mask.png (indices with a palette), NAME_color.png and
@@ -142,12 +272,16 @@ class Prediction:
         Args:
             to: The file or folder.
             name: NAME; `to` is then a folder, whatever its ending.
+            alpha: As for `overlay`.
+            contour: As for `overlay`.
+            palette: As for `overlay`, also of the mask and the colours.
 
         Returns:
             The files.
 
         Raises:
-            ConfigError: `to` is an address in a bucket, or a .tif for an image without a place.
+            ConfigError: `to` is an address in a bucket, or a .tif for an image without a place; or
+                as `overlay`.
         """
         if is_remote(to):
             raise ConfigError(
@@ -163,11 +297,13 @@ class Prediction:
                 f"{path}: {self.name} has no place on the map, so its mask is a PNG. Name a .png."
             )
         # Each is drawn when it is written, so that one at a time is in memory
-        classes, png = self.classes, drawing.png_bytes
+        check_alpha(alpha)
+        classes, png = recolored(self.classes, palette), drawing.png_bytes
+        draw = partial(self.overlay, alpha, contour=contour, palette=palette, legend=True)
         writers: tuple[Callable[[BinaryIO], object], ...] = (
             lambda file: file.write(drawing.mask_bytes(self.mask, classes, place)),
             lambda file: file.write(png(drawing.color_mask(self.mask, classes))),
-            lambda file: file.write(png(self.overlay(legend=True))),
+            lambda file: file.write(png(draw())),
         )
         write_together(dict(zip(files, writers, strict=False)))
         return files
@@ -176,6 +312,12 @@ class Prediction:
         """Return the files of `save` in a folder: mask (.tif with a place), colours, overlay."""
         ending = ".png" if self.georeference is None else ".tif"
         return [f"{name}_mask{ending}", *(f"{name}_{kind}.png" for kind in KINDS[1:])]
+
+
+def check_alpha(alpha: float) -> None:
+    """Raise ConfigError for an opacity out of range."""
+    if not 0 <= alpha <= 1:
+        raise ConfigError(f"alpha = {alpha}: expected 0 (the image) to 1 (the colours).")
 
 
 def class_counts(mask: np.ndarray, classes: int) -> np.ndarray:
@@ -204,11 +346,17 @@ class Predictor:
     `soft` = "probabilities" each Prediction has `soft`, (K, H, W) float16; with "confidence"
     (H, W) uint8, round(255 p) of the mask's class.
 
+        predictor = featherseg.Predictor("runs/photos")
+        predictor("street.jpg").save("masks")
+
     Args:
-        run: A run folder, the name of one, a Run, an exported file, or a Runtime, which has its
-            device.
+        run: A run folder, the name of one, a Run, an exported file, a Runtime, which has its
+            device, or a module of torch as `featherseg.train` takes it.
         device: auto, cpu, cuda, cuda:N or mps.
         batch: How many images of one size go through the model at a time.
+        classes: For a module: the names of its classes, in the order of its logits.
+        bgr: Arrays are blue, green, red, as OpenCV reads them. Files are not affected; `image` of
+            a Prediction is RGB.
         inference: How images are processed, or what differs from the default: {"flip": True}. By
             default the whole image is processed at the size of the run's validation
             (data.test_resize), so that masks are those that were scored.
@@ -226,10 +374,12 @@ class Predictor:
 
     def __init__(
         self,
-        run: "Run | Runtime | str | Path",
+        run: "Run | Runtime | nn.Module | str | Path",
         device: str = "auto",
         batch: int = 1,
         *,
+        classes: Sequence[str | ClassInfo] | None = None,
+        bgr: bool = False,
         inference: InferenceSettings | Mapping[str, Any] | None = None,
         memory_gb: float = DEFAULT_GB,
         max_side: int | None = None,
@@ -245,12 +395,22 @@ class Predictor:
             )
         if max_side is not None and max_side < 32:
             raise ConfigError(f"max_side = {max_side}: expected at least 32 pixels.")
-        self.runtime = open_runtime(run, device, threads, trust=trust)
+        self.runtime = open_runtime(run, device, threads, trust=trust, classes=classes)
+        if bgr and self.runtime.channels != 3:
+            raise ConfigError(
+                f"bgr is for images of 3 channels; this model takes {self.runtime.channels}."
+            )
+        self.bgr = bgr
         self.inference = with_given(own_settings(self.runtime), inference, "inference")
         self.batch, self.memory_gb, self.max_side = batch, memory_gb, max_side
         self.share, self.largest = 1.0, LARGEST_PASS
         self.soft: SoftKind | None = None
         self.classes = self.runtime.classes
+
+    def __repr__(self) -> str:
+        size = getattr(self.runtime, "fixed_size", None) or self.runtime.image_size
+        device, classes = self.runtime.device or "cpu", counted(len(self.classes), "class")
+        return brief(self, self.runtime.name, classes, size_text(size or ()), device)
 
     @overload
     def __call__(self, x: str | Path | Image.Image | np.ndarray) -> Prediction: ...
@@ -363,6 +523,8 @@ class Predictor:
         if isinstance(x, EncodedImage) or (isinstance(x, str | Path) and not os.path.isdir(x)):
             source = x if isinstance(x, EncodedImage) else Path(x)
             self.plan(image_size(source))  # a too large image is refused before it is decoded
+        if self.bgr and isinstance(x, np.ndarray) and x.ndim == 3:
+            x = np.ascontiguousarray(x[:, :, ::-1])  # RGB
         image = read_input(x, self.runtime.channels)
         if copy and (isinstance(x, np.ndarray) or is_tensor(x)):
             return replace(image, pixels=image.pixels.copy())
@@ -395,6 +557,7 @@ class Predictor:
                 panoptic=panoptic,
                 soft=soft,
                 georeference=image.georeference,
+                file_name=image.file_name,
             )
             for (mask, panoptic, soft), image in zip(predicted, images, strict=True)
         ]

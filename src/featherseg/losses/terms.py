@@ -31,65 +31,87 @@ ClassWeights = Annotated[list[float], Field(max_length=255)]
 class AnyKeys(Config):
     """Keys that every loss has."""
 
-    # auto: median frequency of the training masks
     class_weights: Literal["none", "auto"] | ClassWeights = "none"
-    class_weight_power: Share = 1.0  # exponent of automatic class weights: 0.5 = their square roots
+    """Weight of each class in the loss; auto: by median frequency in the training masks."""
+    class_weight_power: Share = 1.0
+    """Exponent of automatic class weights: 0.5 = their square roots."""
 
 
 class SemanticKeys(Config):
     """Keys that every loss of a semantic model has."""
 
-    name: str | None = None  # a loss of an installed package, instead of the terms below
-    options: dict[str, Any] = Field(default_factory=dict)  # keyword arguments of that loss
-    # how far the kept model undoes the class weights; auto: the share that validates best
+    name: str | None = None
+    """A loss of an installed package, instead of the terms below."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of that loss."""
     undo_class_weights: Share | Literal["auto"] = 0.0
+    """Share of the class weights that the kept model undoes; auto: the one that validates best."""
 
 
 class CrossEntropyKeys(Config):
     """Arguments of `CrossEntropy`."""
 
     label_smoothing: Share = 0.0
+    """e: the target is 1 - e + e/K at the true class of K and e/K at the others."""
     mean: Mean = "labelled"
+    """Divisor: the pixels' weights (`labelled`), their `number`, or the number of `all` pixels."""
     ohem_threshold: Share | None = None
-    ohem_min_kept: Positive = 10_000  # pixels of each image
+    """Only pixels whose true class has a probability below this count; unset: all."""
+    ohem_min_kept: Positive = 10_000
+    """Fewest pixels of an image that count with `ohem_threshold`."""
     focal: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Gamma of the focal loss: a pixel counts (1 - p(true class)) ** gamma; 0 = off."""
     boundary_weight: Weight = 0.0
+    """w: pixels near another class have 1 + w times their weight; 0 = off."""
 
 
 class HeadKeys(Config):
     """Weights of the losses of auxiliary heads."""
 
-    auxiliary: Weight = 0.0  # of the cross-entropy of each head
-    boundary: Weight = 0.0  # of the boundary loss (PIDNet)
+    auxiliary: Weight = 0.0
+    """Weight of the cross-entropy of each auxiliary head; 0 = off."""
+    boundary: Weight = 0.0
+    """Weight of the boundary loss of PIDNet; 0 = off."""
 
 
 class OverlapKeys(Config):
     """Weights of the losses of the overlap between prediction and ground truth."""
 
     dice: Weight = 0.0
-    lovasz: Weight = 0.0  # Lovasz-softmax
+    """Weight of the Dice loss; 0 = off."""
+    lovasz: Weight = 0.0
+    """Weight of the Lovasz-softmax loss, which follows IoU; 0 = off."""
 
 
 class ContrastKeys(Config):
     """The pixel contrast (FRM Eq. 4)."""
 
-    contrast: Weight = 0.0  # lambda of Eq. 4
-    contrast_temperature: Annotated[float, Field(gt=0)] = 0.1  # tau of Eq. 6
-    contrast_dim: Annotated[int, Field(gt=0, le=4096)] = 256  # channels of the embedding
-    contrast_samples: Annotated[int, Field(gt=0, le=2**16)] = 1024  # most pixels of a group
-    contrast_views: Annotated[int, Field(gt=0, le=2**16)] = 100  # most of a class in an image
-    # images that are contrasted with each other; None: all of a batch on one device
+    contrast: Weight = 0.0
+    """Weight of the pixel contrast (FRM, lambda of Eq. 4); 0 = off."""
+    contrast_temperature: Annotated[float, Field(gt=0)] = 0.1
+    """Temperature of the contrast (tau of Eq. 6)."""
+    contrast_dim: Annotated[int, Field(gt=0, le=4096)] = 256
+    """Channels of the embedding."""
+    contrast_samples: Annotated[int, Field(gt=0, le=2**16)] = 1024
+    """Most pixels of a group."""
+    contrast_views: Annotated[int, Field(gt=0, le=2**16)] = 100
+    """Most pixels of a class in an image."""
     contrast_group: Positive | None = None
-    # the next two are ContrastiveSeg's (Wang et al., ICCV 2021); the paper names neither
-    contrast_base_temperature: Annotated[float, Field(gt=0)] | None = None  # factor tau / this
-    contrast_warmup_steps: Annotated[int, Field(ge=0)] = 0  # optimiser steps without the contrast
+    """Images that are contrasted with each other; unset: all of a batch on one device."""
+    # the next two are ContrastiveSeg's (Wang et al., ICCV 2021); FRM's paper names neither
+    contrast_base_temperature: Annotated[float, Field(gt=0)] | None = None
+    """The term is multiplied by tau / this (ContrastiveSeg); unset: by 1."""
+    contrast_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """First steps without the contrast (ContrastiveSeg)."""
 
 
 class PanopticKeys(Config):
     """Arguments of `PanopticLoss`."""
 
-    hardest: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of pixels that count
-    center_sigma: Annotated[int, Field(ge=1, le=64)] = 8  # of a center's Gaussian, in pixels
+    hardest: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the pixels that count in the semantic part, the hardest ones."""
+    center_sigma: Annotated[int, Field(ge=1, le=64)] = 8
+    """Standard deviation of an object's centre in its heat map, in pixels."""
 
 
 class LossTable(

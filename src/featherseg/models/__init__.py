@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from featherseg.backbones.weights import load_pretrained
 from featherseg.core.catalogue import Catalogue
 from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError, did_you_mean, unknown
@@ -116,8 +117,12 @@ def build(
     channels: int = 3,
     options: Mapping[str, Any] | None = None,
     most_parameters: int = MOST_PARAMETERS,
+    *,
+    pretrained: bool = False,
 ) -> SegmentationModel:
     """Build an untrained model by its catalogue name.
+
+        featherseg.build("frm-lite0-light", classes=3, pretrained=True)
 
     Args:
         name: A name from `featherseg models`, or of an installed package.
@@ -126,6 +131,7 @@ def build(
         options: Keys of the model's settings, as in a recipe's [model]: {"context": "ppm"}. With
             options the model is first built without memory, to count its parameters.
         most_parameters: With options, larger models are refused.
+        pretrained: Load the ImageNet weights of the backbone, which `featherseg weights` lists.
 
     Returns:
         A model with `backbone`; `classes`; `mean` and `std`, one value per channel, 0..255;
@@ -135,6 +141,7 @@ def build(
     Raises:
         UnknownName: No model has that name.
         ConfigError: A number or an option is out of range.
+        WeightsError: There are no such weights, or they are not on this machine.
     """
     config = configure(name, options)
     if not (isinstance(classes, Integral) and 1 <= classes <= 255):
@@ -158,11 +165,15 @@ def build(
                 f"{name} with {dict(options)} has {parameters:,} parameters, expected at most "
                 f"{most_parameters:,}. Choose smaller settings in [model]."
             )
-    return _built(name, config, classes, channels)
+    return _built(name, config, classes, channels, pretrained)
 
 
-def _built(name: str, config: ModelConfig, classes: int, channels: int) -> SegmentationModel:
+def _built(
+    name: str, config: ModelConfig, classes: int, channels: int, pretrained: bool = False
+) -> SegmentationModel:
     model = entry(name).model(config, classes)
+    if pretrained:
+        load_pretrained(model.backbone, config.backbone)
     if entry(name).panoptic:
         model.instance_branch = InstanceBranch(model.pyramid_channels)
     if channels != 3:

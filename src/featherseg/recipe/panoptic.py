@@ -10,10 +10,14 @@ from featherseg.core.config import Config
 class PanopticTable(Config):
     """[panoptic]: how centres and offsets become objects; it does not affect training."""
 
-    threshold: Annotated[float, Field(ge=0)] = 0.1  # a centre has a value above this
-    kernel: Annotated[int, Field(gt=0, lt=512)] = 7  # side of the square with one centre; odd
-    top_k: Annotated[int, Field(gt=0, le=10_000)] = 200  # most centres
-    stuff_area: Annotated[int, Field(ge=0)] = 0  # fewest pixels of a class without instances
+    threshold: Annotated[float, Field(ge=0)] = 0.1
+    """A centre has a value above this."""
+    kernel: Annotated[int, Field(gt=0, lt=512)] = 7
+    """Side of the square with at most one centre, in pixels; odd."""
+    top_k: Annotated[int, Field(gt=0, le=10_000)] = 200
+    """Most objects of an image."""
+    stuff_area: Annotated[int, Field(ge=0)] = 0
+    """Fewest pixels of a class without instances; smaller areas become void."""
 
     @model_validator(mode="after")
     def _kernel_has_a_middle(self) -> "PanopticTable":

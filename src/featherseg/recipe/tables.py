@@ -66,7 +66,9 @@ class ModelTable(Config):
     model_config = ConfigDict(extra="allow")
 
     name: str
+    """The model, as `featherseg models` lists it."""
     pretrained: bool = True
+    """Start the backbone from ImageNet weights; without them it starts from random ones."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -82,16 +84,26 @@ def shown_data(name: str) -> str:
 class DataTable(Config):
     """[data]: what to train and validate on."""
 
-    name: str  # a dataset of the catalogue, a dataset.toml or a folder
-    root: str | None = None  # folder of a dataset of the catalogue
-    split_by: SplitBy | None = None  # what random splits keep together; None: see dataset.toml
-    train_split: Splits = "train"  # or several, ["train", "val"]: then the last weights are kept
+    name: str
+    """A dataset of the catalogue, a dataset.toml or its folder; `--data`."""
+    root: str | None = None
+    """The folder of a dataset of the catalogue; `--data-root`."""
+    split_by: SplitBy | None = None
+    """What a split by share keeps together; unset: as its dataset.toml says."""
+    train_split: Splits = "train"
+    """The split that is trained on, or several: then the last weights are kept."""
     val_split: str = "val"
-    train_size: Positive | None = None  # number of images; None: all
+    """The split that is validated on."""
+    train_size: Positive | None = None
+    """Number of training images; unset: all."""
     val_size: Positive | None = None
-    workers: Annotated[int, Field(ge=0, le=1024)] | None = None  # None: by the number of cores
-    test_resize: ResizeTo | None = None  # size of images in validation, scoring and prediction
-    class_uniform: Share = 0.0  # share of samples drawn by class and cropped around a pixel of it
+    """Number of validation images; unset: all."""
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = None
+    """Processes that load images; unset: by the number of cores."""
+    test_resize: ResizeTo | None = None
+    """Size to which images are resized in validation, scoring and prediction, in pixels."""
+    class_uniform: Share = 0.0
+    """Share of the samples drawn by class, with a crop around a pixel of it."""
 
     @property
     def shown(self) -> str:
@@ -100,14 +112,20 @@ class DataTable(Config):
 
 
 class TeacherTable(Config):
-    """[teacher]: runs whose outputs the model learns too (losses/distillation.py)."""
+    """[teacher]: runs whose outputs the model learns too."""
 
-    runs: Runs = ()  # by path or name; the mean of their logits is learned; () = no teacher
-    unlabelled: str | None = None  # a folder of images without masks, for the teachers alone
-    logits: Weight = 1.0  # weight of L_logits; 0 = off
+    runs: Runs = ()
+    """Runs to learn from, by path or name; the mean of their logits is learned; `--teacher`."""
+    unlabelled: str | None = None
+    """A folder of images without masks, which only the teachers label; `--unlabelled`."""
+    logits: Weight = 1.0
+    """Weight of the distance between the logits of model and teacher; 0 = off."""
     logits_temperature: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    channels: Weight = 3.0  # weight of L_channels; 0 = off
+    """Temperature of that term: higher values soften both distributions."""
+    channels: Weight = 3.0
+    """Weight of the distance between where model and teacher see each class; 0 = off."""
     channels_temperature: Annotated[float, Field(gt=0, le=1000)] = 4.0
+    """Temperature of that term."""
 
     @model_validator(mode="after")
     def _teachers_have_an_effect(self) -> "TeacherTable":
@@ -129,54 +147,89 @@ class TrainTable(Config):
 
     The length is one of epochs, optimiser steps and minutes. Minutes are for the whole command.
     Default: steps = "auto", by the number of images. In the record of a run that was given minutes,
-    steps are the steps that it took.
+    steps are those that were planned when it began.
     """
 
     epochs: Positive | None = None
+    """Length in epochs; instead of steps and minutes."""
     steps: Positive | Literal["auto"] | None = None
+    """Length in optimiser steps; auto, used if no length is set: by the number of images."""
     minutes: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Time limit of the whole command in minutes, start and report included; `--minutes`."""
 
     # Images of a step
-    batch_size: Positive | Literal["auto"] = 8  # on all devices; auto: more for small crops
-    lr_batch_size: Positive | None = None  # images per step for lr; others scale it by the root
-    accumulate: Positive = 1  # batches per step
-    checkpoint_activations: bool = False  # recompute the backbone's maps in the backward
+    batch_size: Positive | Literal["auto"] = 8
+    """Images of a step on all devices; auto: more for small crops, fewer if memory is short."""
+    lr_batch_size: Positive | None = None
+    """Images of a step for which `lr` is meant; rates of others are scaled by the root."""
+    accumulate: Positive = 1
+    """Number of batches whose gradients are added up to a step."""
+    checkpoint_activations: bool = False
+    """Compute the backbone's maps again in the backward: less memory, more time."""
 
-    # Optimiser: a name of training/optimisers.py; auto: muon from scratch, adamw for fine-tuning
+    # Optimiser, see training/optimisers.py
     optimizer: str = "adamw"
+    """`adamw`, `muon` or `sgd`; auto: muon from scratch, adamw for fine-tuning."""
     lr: Rate = 2e-3
-    backbone_lr: Rate | None = None  # None: lr
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # rate of a stage / rate of the next one
+    """Learning rate."""
+    backbone_lr: Rate | None = None
+    """Learning rate of the backbone; unset: `lr`."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Rate of a stage of the backbone as a share of the next stage's."""
     weight_decay: Weight = 0.01
-    groups: Literal["structure", "mmseg", "uniform"] = "structure"  # which weights decay
-    momentum: Share = 0.9  # sgd only
-    clip_norm: Weight = 0.0  # largest norm of the gradient; 0 = off
+    """Decay of the weights."""
+    groups: Literal["structure", "mmseg", "uniform"] = "structure"
+    """Which weights decay: all but norms and biases, as in mmsegmentation, or all (`uniform`)."""
+    momentum: Share = 0.9
+    """Momentum of `sgd`."""
+    clip_norm: Weight = 0.0
+    """Largest norm of the gradient; 0 = off."""
 
     # Learning rate over the steps
-    schedule: Literal["poly", "cosine", "stable"] = "poly"  # stable: training may be prolonged
-    power: Annotated[float, Field(gt=0)] = 0.9  # poly: lr * (1 - step / steps) ** power
-    decay_steps: Annotated[int, Field(ge=0)] = 0  # stable: last steps, with a falling rate
-    floor: Share = 0.0  # final rate / lr
+    schedule: Literal["poly", "cosine", "stable"] = "poly"
+    """Course of the rate over the steps; `stable`: constant, and the training may be prolonged."""
+    power: Annotated[float, Field(gt=0)] = 0.9
+    """Exponent of `poly`: lr * (1 - step / steps) ** power."""
+    decay_steps: Annotated[int, Field(ge=0)] = 0
+    """Last steps of `stable`, in which the rate falls."""
+    floor: Share = 0.0
+    """Final rate as a share of `lr`."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the EMA of the weights; 0 = off
-    ema_share: Share = 0.0  # or its length as a share of the steps; 0 = off
+    """First steps, in which the rate rises."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the exponential moving average (EMA) of the weights; 0 = off."""
+    ema_share: Share = 0.0
+    """Length of the EMA as a share of the steps, instead of `ema`; 0 = off."""
 
     # Validation, and what is kept
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"  # auto: bf16 if the device has it
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """Precision of a step; auto: bf16 if the device has it."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    validations: Positive = 10  # number in a run, at most one per epoch ...
-    validate_every: Positive | None = None  # ... or one after this number of epochs
-    keep: Literal["best", "last"] = "best"  # weights in the finished run folder
-    patience: Positive | None = None  # stop after this number of validations without a better mIoU
+    """Seed of the initial weights and of all that is drawn."""
+    validations: Positive = 10
+    """Number of validations in a run, at most one per epoch."""
+    validate_every: Positive | None = None
+    """Epochs between validations, instead of their number."""
+    keep: Literal["best", "last"] = "best"
+    """Which weights the finished run has: the best in validation, or the last."""
+    patience: Positive | None = None
+    """Stop after this number of validations without a better mIoU; unset: never."""
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds between checkpoints to resume from."""
 
     # Devices
     device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `--device`."""
     devices: Annotated[int, Field(gt=0, le=1024)] = 1
+    """Number of GPUs, or of processes, on each machine."""
     nodes: Annotated[int, Field(gt=0, le=1024)] = 1
-    rank_seconds: Annotated[float, Field(ge=1, le=1e6)] = 1800.0  # longest wait for other processes
-    sync_bn: bool = True  # with more than one process
+    """Number of machines."""
+    rank_seconds: Annotated[float, Field(ge=1, le=1e6)] = 1800.0
+    """Longest wait for other processes, in seconds."""
+    sync_bn: bool = True
+    """Batch norms use the images of all processes, if there are several."""
     loggers: Loggers = ()
+    """Trackers that a training logs to in addition to its run folder."""
 
     @model_validator(mode="before")
     @classmethod
@@ -227,17 +280,27 @@ EXCLUSIVE = (LENGTHS, ("ema", "ema_share"), ("validations", "validate_every"))
 class PaperTable(Config):
     """[paper]: the published row that the recipe repeats; it does not affect training."""
 
-    row: str  # where it is printed
-    data: str  # the dataset of `miou`
-    classes: Positive  # of the model of `params_m` and `gmacs`
-    miou: dict[str, Percent]  # by split
+    row: str
+    """Where the row is printed."""
+    data: str
+    """The dataset of `miou`."""
+    classes: Positive
+    """Number of classes of the model of `params_m` and `gmacs`."""
+    miou: dict[str, Percent]
+    """Published mIoU in %, by split."""
     # test-time augmentation of `miou`
     scales: Annotated[tuple[Scale, ...], Field(max_length=16)] = (1.0,)
+    """Scales of test-time augmentation of `miou`."""
     flip: bool = False
-    params_m: Annotated[float, Field(gt=0)]  # millions
-    gmacs: Annotated[float, Field(gt=0)]  # 10^9, for one image of `size`
-    convention: Convention | Literal["other"]  # of gmacs; other: none of ours
+    """Whether test-time augmentation flips."""
+    params_m: Annotated[float, Field(gt=0)]
+    """Published parameters in millions."""
+    gmacs: Annotated[float, Field(gt=0)]
+    """Published multiply-accumulates in 10^9, for one image of `size`."""
+    convention: Convention | Literal["other"]
+    """How `gmacs` are counted; other: by none of ours."""
     size: ImageSize
+    """(height, width) of the image of `gmacs` in pixels."""
 
 
 class Recipe(Config):

@@ -1,5 +1,6 @@
 """Write the card of a run: model, data, settings, scores and limits, as Markdown."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -10,7 +11,7 @@ from featherseg.core.wording import counted, marks, one_line, size_text
 from featherseg.costs.cost import count_parameters
 from featherseg.costs.published import DIFFERENCE_HEADS, HEADS, compare
 from featherseg.recipe.tables import shown_data
-from featherseg.runs.run import ENVIRONMENT, Run, parts_of
+from featherseg.runs.run import ENVIRONMENT, SHIPPED_LIMITS, Run, parts_of
 
 
 def write_card(run: Run) -> None:
@@ -18,8 +19,14 @@ def write_card(run: Run) -> None:
     write_text(run.path / "card.md", card(run))
 
 
-def card(run: Run) -> str:
-    """Return the text of card.md."""
+def card(run: Run, address: str = "", picture: str = "") -> str:
+    """Return the text of card.md.
+
+    Args:
+        run: The run.
+        address: hf://ORG/NAME, for the commands that use it from there.
+        picture: The file beside the card that shows an image with its prediction.
+    """
     # What the model is
     info, recipe = run.info, run.recipe
     model = run.untrained_model()
@@ -31,6 +38,8 @@ def card(run: Run) -> str:
         f"`{recipe.model.name}`, {parameters:.2f} M parameters, {len(info.classes)} classes, "
         f"{_origin(run)}.",
         "",
+        *([f"![An image and its prediction]({picture})", ""] if picture else []),
+        *(_usage(address) if address else []),
         f"- Licence: {_text(info.licence)}",
         f"- Images: {size_text(info.image_size)} (height x width), {info.channels} channels",
         f"- Classes: {', '.join(_text(row.name) for row in info.classes)}",
@@ -41,9 +50,14 @@ def card(run: Run) -> str:
         train = recipe.train
         length = counted(train.epochs, "epoch") if train.epochs else f"{train.steps} steps"
         length += f" (found for {train.minutes:g} minutes)" if train.minutes else ""
+        taken = max(run.metrics(), default=0)
+        if isinstance(train.steps, int) and 0 < taken < train.steps:  # the time was over
+            length += f", {taken} taken"
         initial = info.loaded.get("file") or (
             run.init if info.loaded.get("init") else "random weights"
         )
+        if terms := info.loaded.get("licence"):
+            initial = f"{initial}; {terms}"
         lines += [
             f"- Started from: {_text(initial)}",
             *(
@@ -80,6 +94,8 @@ def card(run: Run) -> str:
     lines += _paper(run)
     if not run.imported and recipe.data.name == "shapes":
         lines += ["- It was trained on synthetic scenes only: on photographs it is often wrong"]
+    elif run.name in SHIPPED_LIMITS and run.shipped:
+        lines += [f"- It {SHIPPED_LIMITS[run.name]}"]
     lines += [
         "",
         "Results on one dataset say little about another camera, place or season: evaluate the run "
@@ -106,7 +122,7 @@ def _front_matter(run: Run, panoptic: bool) -> list[str]:
     """Return the YAML head of the card, by which the Hugging Face Hub finds and lists runs."""
     stated = run.licence.strip().lower().replace(" ", "-")
     known = stated in HUB_LICENCES
-    data = re.sub(r"[^A-Za-z0-9._/-]+", "-", run.recipe.data.shown)[:96].strip("-/")
+    data = _word(run.recipe.data.shown)
     return [
         "---",
         f"license: {stated if known else 'other'}",
@@ -119,7 +135,58 @@ def _front_matter(run: Run, panoptic: bool) -> list[str]:
         *(["datasets:", f'- "{data}"'] if data else []),
         "metrics:",
         "- mean_iou",
+        *_model_index(run),
         "---",
+        "",
+    ]
+
+
+def _model_index(run: Run) -> list[str]:
+    """Return the scores as the Hugging Face Hub lists them; texts in quotes, as in JSON."""
+    lines = []
+    for evaluation in _latest_evaluations(run):
+        data, split = (
+            json.dumps(_word(text))
+            for text in (shown_data(evaluation["data"]), evaluation["split"])
+        )
+        remarks = run.marks_of(evaluation)
+        lines += [
+            "  - task:",
+            "      type: image-segmentation",
+            "    dataset:",
+            f"      name: {data}",
+            f"      type: {data}",
+            f"      split: {split}",
+            "    metrics:",
+            "    - type: mean_iou",
+            f"      value: {evaluation['miou']:.4f}",
+            f"      name: {json.dumps(f'mIoU ({remarks})' if remarks else 'mIoU')}",
+        ]
+    return (
+        ["model-index:", f"- name: {json.dumps(_word(run.name))}", "  results:", *lines]
+        if lines
+        else []
+    )
+
+
+def _word(text: str) -> str:
+    """Return a name from others without what YAML or Markdown would read."""
+    return re.sub(r"[^A-Za-z0-9._/+-]+", "-", text)[:96].strip("-/")
+
+
+def _usage(address: str) -> list[str]:
+    """Return how the run is used from the hub."""
+    return [
+        "```python",
+        "import featherseg",
+        "",
+        f'featherseg.predict("{address}", "photo.jpg").save("out")',
+        "```",
+        "",
+        "```sh",
+        f"featherseg predict {address} photos -o out",
+        f"featherseg serve {address}",
+        "```",
         "",
     ]
 
@@ -147,20 +214,9 @@ def _prepared_data(run: Run) -> list[str]:
 
 def _evaluations(run: Run) -> list[str]:
     """Return a line per split and settings: the last score, and how often it was evaluated."""
-    evaluations = [
-        evaluation
-        for evaluation in run.evaluations()
-        if all(isinstance(evaluation.get(key), kind) for key, kind in _EVALUATION.items())
-    ]
-    current = run.current_evaluations()
-    latest = {
-        (evaluation["data"], evaluation["split"], evaluation["inference"]): evaluation
-        for evaluation in evaluations
-        if evaluation in current
-    }
-
-    lines = []
-    for (data, split, inference), evaluation in latest.items():
+    evaluations, lines = _complete_evaluations(run), []
+    for evaluation in _latest_evaluations(run):
+        data, split, inference = (evaluation[key] for key in ("data", "split", "inference"))
         times = sum(
             e["data"] == data and bool(parts_of(e["split"]) & parts_of(split)) for e in evaluations
         )
@@ -172,6 +228,25 @@ def _evaluations(run: Run) -> list[str]:
             f"{f'; {remarks}' if remarks else ''}"
         )
     return lines
+
+
+def _complete_evaluations(run: Run) -> list[dict[str, Any]]:
+    return [
+        evaluation
+        for evaluation in run.evaluations()
+        if all(isinstance(evaluation.get(key), kind) for key, kind in _EVALUATION.items())
+    ]
+
+
+def _latest_evaluations(run: Run) -> list[dict[str, Any]]:
+    """Return the last evaluation of the present weights per data, split and settings."""
+    current = run.current_evaluations()
+    latest = {
+        (evaluation["data"], evaluation["split"], evaluation["inference"]): evaluation
+        for evaluation in _complete_evaluations(run)
+        if evaluation in current
+    }
+    return list(latest.values())
 
 
 _EVALUATION = {

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from featherseg.converters.converted import as_dataset
 from featherseg.core.config import refuse_unused, with_given
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import torch_threads, usable_cores
@@ -86,6 +87,7 @@ def evaluate(
         )
     refuse_needless_trust(run, trust)
     progress = progress_or_bar(progress)
+    data = as_dataset(data, progress) if isinstance(data, str | Path) else data
     root = None if data_root is None else Path(data_root)
     if predictions is not None:
         unused = {"full": full, "device": device != "auto", "inference": _is_set(inference)}

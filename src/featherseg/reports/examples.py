@@ -1,7 +1,7 @@
-"""Draw the best and worst predictions of an evaluation, with image and ground truth.
+"""Draw the best and worst predictions of an evaluation: image, masks, overlay and errors.
 
-RUN/examples/ contains three WebP files per example (`best-1-image.webp`, ...) and examples.json;
-the report shows them.
+RUN/examples/ contains a WebP file for each panel of an example (`best-1-image.webp`, ...) and
+examples.json; the report shows them.
 """
 
 from base64 import b64encode
@@ -18,14 +18,24 @@ from featherseg.core.files import load_json, write_bytes, write_json
 from featherseg.core.old_names import OLD_EXAMPLES
 from featherseg.core.types import ClassInfo, Sample, SegmentationData
 from featherseg.data.panoptic.segments import from_sample
-from featherseg.inference.drawing import color_mask, overlay_panoptic, rgb_view
+from featherseg.inference.drawing import (
+    color_mask,
+    error_map,
+    hatch_ignored,
+    overlay,
+    overlay_panoptic,
+    rgb_view,
+)
 from featherseg.inference.masks import predict_mask, predict_panoptic
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings
 
 FOLDER, INDEX = "examples", "examples.json"
-PANELS = ("image", "ground truth", "prediction")
-DRAWN = 4  # number of best images, and of worst images
+NEEDED = ("image", "ground truth", "prediction")
+PANELS = (*NEEDED, "overlay", "errors")
+"""The panels of an example; runs of earlier days have the first three, panoptic ones no overlay."""
+
+DRAWN = 4  # most best images, and worst images
 MAX_SIDE = 640  # pixels; larger images are shrunk for the page
 OPACITY = 0.7
 """Opacity of the colours of objects and regions over the image."""
@@ -33,7 +43,7 @@ OPACITY = 0.7
 
 @dataclass(frozen=True)
 class Example:
-    """One drawn sample; the names of its three files begin with `name` ("best-1").
+    """One drawn sample; the names of its files begin with `name` ("best-1").
 
     miou (0..1) is that of this image alone.
     """
@@ -56,7 +66,7 @@ def draw_examples(
 ) -> list[Example]:
     """Predict and draw the best and worst images of `data` into RUN/examples; return them.
 
-    Earlier examples are replaced. DRAWN images of each kind are drawn, none twice.
+    Earlier examples are replaced. At most DRAWN images of each kind are drawn, none twice.
 
     mious: key -> mIoU (0..1) of a single image, from an evaluation with `inference`; images without
     a number are skipped.
@@ -67,9 +77,9 @@ def draw_examples(
     write_json(folder / INDEX, [])  # no example is shown until all are drawn
     for example in chosen:
         images = panels(runtime, data[index[example.key]], data.classes, inference)
-        for panel, image in zip(PANELS, images, strict=True):
+        for panel, image in images.items():
             # Masks of a semantic model have flat colours; objects are drawn over the image
-            flat = panel != "image" and runtime.panoptic is None
+            flat = panel in NEEDED[1:] and runtime.panoptic is None
             write_bytes(folder / example.file(panel), webp(image, lossless=flat))
     write_json(folder / INDEX, [asdict(example) for example in chosen])
     return chosen
@@ -80,31 +90,36 @@ def panels(
     sample: Sample,
     classes: Sequence[ClassInfo],
     inference: InferenceSettings | None = None,
-) -> list[Image.Image]:
-    """Return a sample's image, its ground truth and the prediction, for PANELS.
+) -> dict[str, Image.Image]:
+    """Return the drawings of a sample by their names in PANELS.
 
     A panoptic model's objects are outlined over the image.
     """
+    image, label, image_range = sample.image, sample.label, runtime.image_range
+    drawn = {"image": rgb_view(image, image_range)}
     if runtime.panoptic is None or sample.instances is None:
-        masks = (sample.label, predict_mask(runtime, sample.image, inference))
-        return [
-            rgb_view(sample.image, runtime.image_range),
-            *(color_mask(mask, classes) for mask in masks),
-        ]
-    ((_, predicted),) = predict_panoptic(runtime, sample.image[None], inference)
-    ground_truth = from_sample(sample.label, sample.instances, classes, range(len(classes)))
-    overlays = [
-        overlay_panoptic(sample.image, *segmentation, classes, OPACITY, runtime.image_range)
-        for segmentation in (ground_truth, predicted)
-    ]
-    return [rgb_view(sample.image, runtime.image_range), *overlays]
+        mask = predict_mask(runtime, image, inference)
+        drawn |= {
+            "ground truth": hatch_ignored(color_mask(label, classes), label),
+            "prediction": color_mask(mask, classes),
+            "overlay": overlay(image, mask, classes, image_range=image_range),
+        }
+    else:
+        ((mask, predicted),) = predict_panoptic(runtime, image[None], inference)
+        ground_truth = from_sample(label, sample.instances, classes, range(len(classes)))
+        for panel, objects in (("ground truth", ground_truth), ("prediction", predicted)):
+            drawn[panel] = overlay_panoptic(image, *objects, classes, OPACITY, image_range)
+    return drawn | {"errors": error_map(image, label, mask, image_range)}
 
 
 def choose(mious: Mapping[str, float], count: int) -> list[Example]:
-    """Return the best and worst `count` keys, most extreme first; no key twice, ties by key."""
+    """Return the best and worst `count` keys, most extreme first; no key twice, ties by key.
+
+    The best are at most a third of all images: among few, a list of them would say nothing.
+    """
     ranked = sorted((m, key) for key, m in mious.items() if not np.isnan(m))
-    worst = ranked[: min(count, len(ranked) // 2)]
-    best = ranked[::-1][: min(count, len(ranked) - len(worst))]
+    worst = ranked[: min(count, -(-len(ranked) // 3))]
+    best = ranked[::-1][: min(count, len(ranked) // 3)]
     return [
         Example(f"{kind}-{i}", key, miou)
         for kind, rows in (("best", best), ("worst", worst))
@@ -113,24 +128,24 @@ def choose(mious: Mapping[str, float], count: int) -> list[Example]:
 
 
 def read_examples(run_path: Path) -> list[Example]:
-    """Return the examples of a run whose three files exist inside its folder.
+    """Return the examples of a run whose NEEDED files exist inside its folder.
 
     Files that a name or a link places outside are skipped, because a page would show their content.
     """
-    folder = examples_folder(run_path)
     try:
-        rows = load_json(folder / INDEX)
+        rows = load_json(examples_folder(run_path) / INDEX)
         examples = [Example(**row) for row in rows]
     except (OSError, ValueError, TypeError):
         return []
-    inside = run_path.resolve() / folder.name
+    return [e for e in examples if set(NEEDED) <= set(panels_there(run_path, e))]
 
-    def is_there(file: Path) -> bool:
-        """Whether a file exists directly inside the folder."""
-        return file.is_file() and file.resolve().parent == inside
 
+def panels_there(run_path: Path, example: Example) -> list[str]:
+    """Return those of PANELS whose file exists directly inside the folder of the examples."""
+    inside = run_path.resolve() / examples_folder(run_path).name
+    files = {panel: panel_file(run_path, example, panel) for panel in PANELS}
     return [
-        e for e in examples if all(is_there(panel_file(run_path, e, panel)) for panel in PANELS)
+        panel for panel, file in files.items() if file.is_file() and file.resolve().parent == inside
     ]
 
 

@@ -16,14 +16,16 @@ from jinja2 import TemplateError
 from featherseg.core.errors import FeathersegError, RunError
 from featherseg.core.files import load_json, write_text
 from featherseg.core.old_names import with_new_names
+from featherseg.core.wording import brief
 from featherseg.costs.cost import Cost, cost_of
 from featherseg.costs.published import compare
 from featherseg.evaluation.scored_split import times_scored
 from featherseg.reports.examples import read_examples
 from featherseg.reports.page import page_html
+from featherseg.reports.progress import read_strips
 from featherseg.reports.record import SCORES
 from featherseg.reports.sections import SECTIONS, Evidence, section_html
-from featherseg.runs.run import Run
+from featherseg.runs.run import LABELS, Run
 
 REPORT, PARITY, ENVIRONMENT = "report.html", "parity.json", "environment.json"
 
@@ -39,6 +41,9 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {"path": str(self.path), "run": self.run, "missing": list(self.missing)}
+
+    def __repr__(self) -> str:
+        return brief(self, self.path, *self.missing)
 
     def _repr_html_(self) -> str:
         page = escape(self.path.read_text(encoding="utf-8"))
@@ -73,6 +78,8 @@ def gather(run: Run) -> Evidence:
         comparison=compare(run),
         environment=read_json(run.path / ENVIRONMENT) or {},
         examples=[] if outdated else read_examples(run.path),
+        labels=read_json(run.path / LABELS),
+        strips=read_strips(run.path),
     )
 
 
@@ -132,8 +139,8 @@ def report_html(evidence: Evidence) -> str:
             TemplateError,
         ) as error:
             raise RunError(
-                f"the section {name!r} of the report cannot be written: {SCORES}, {PARITY} or "
-                f"another file in {evidence.run.path} has values that featherseg does not write "
-                f"({error}). Write that file again."
+                f"the section {name!r} of the report cannot be written: {SCORES}, {PARITY}, "
+                f"{LABELS} or another file in {evidence.run.path} has values that featherseg does "
+                f"not write ({error}). Write that file again."
             ) from error
     return page_html(f"{evidence.run.name} · featherseg report", "\n".join(body))

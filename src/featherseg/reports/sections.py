@@ -6,15 +6,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from featherseg.core.errors import RunError
 from featherseg.core.wording import flattened, marks, size_text
 from featherseg.costs.cost import CONVENTIONS, Cost
 from featherseg.costs.published import DIFFERENCE_HEADS, HEADS, Comparison
+from featherseg.evaluation.iou import Confusion, mean_of_known
 from featherseg.evaluation.panoptic_quality import quality
 from featherseg.reports.charts import loss_chart, miou_chart
-from featherseg.reports.examples import PANELS, Example, data_uri, panel_file
+from featherseg.reports.examples import Example, data_uri, panel_file, panels_there
 from featherseg.reports.page import macro, percent
 from featherseg.runs.run import Run
 
@@ -28,6 +30,7 @@ SECTIONS = (
     "objects",
     "confusion",
     "examples",
+    "labels",
     "paper",
     "cost",
     "parity",
@@ -43,7 +46,8 @@ class Evidence:
 
     scores is scores.json, parity is parity.json; None if it is missing. cost is a text if it cannot
     be counted. test_evaluations is how often the test split was scored. comparison is None if the
-    recipe names no row of a paper.
+    recipe names no row of a paper. labels is labels.json: the classes in the training's masks.
+    strips are the predictions over time, as `read_strips` returns them.
     """
 
     run: Run
@@ -55,6 +59,8 @@ class Evidence:
     comparison: Comparison | None
     environment: Mapping[str, Any]
     examples: Sequence[Example]
+    labels: Mapping[str, Any] | None = None
+    strips: Sequence[tuple[str, Path]] = ()
 
 
 def section_html(name: str, e: Evidence) -> str:
@@ -66,10 +72,12 @@ def section_html(name: str, e: Evidence) -> str:
         today=datetime.now(UTC).date().isoformat(),
         matrix_limit=MATRIX_LIMIT,
         shown_mixes=SHOWN_MIXES,
-        panels=PANELS,
+        panels_of=lambda example: panels_there(e.run.path, example),
+        class_rows=_class_rows,
+        label_rows=_label_rows,
         paper_heads=HEADS,
         difference_heads=DIFFERENCE_HEADS,
-        conventions=CONVENTIONS,
+        counts=CONVENTIONS["macs"],
         size_text=size_text,
         quality=quality,
         row_shares=row_shares,
@@ -83,6 +91,7 @@ def section_html(name: str, e: Evidence) -> str:
         settings_of=_settings,
         file_name=lambda path: Path(path).name,
         data_uri=lambda run, example, panel: data_uri(panel_file(run, example, panel).read_bytes()),
+        file_uri=lambda file: data_uri(file.read_bytes()),
         charts_of=lambda metrics: Markup(loss_chart(metrics) + miou_chart(metrics)),
     )
 
@@ -121,6 +130,27 @@ def _origin(run: Run) -> str:
             f"imported from {run.imported}, not trained here; its classes are those of {data.shown}"
         )
     return f"trained on {data.shown} ({data.train_split}), seed {run.recipe.train.seed}"
+
+
+def _class_rows(e: Evidence) -> list[tuple[Any, ...]]:
+    """Return (class or None for the mean, IoU, precision, recall, F1, share of pixels) of each."""
+    scores: Mapping[str, Any] = e.scores or {}
+    confusion = Confusion(len(e.run.classes), *map(np.array, (scores["confusion"], scores["void"])))
+    with np.errstate(all="ignore"):  # a damaged file may have any numbers
+        figures = [confusion.precision(), confusion.recall(), confusion.f1()]
+    iou = np.array(scores["iou"], dtype=float)  # null is NaN
+    rows = zip(e.run.classes, iou, *figures, _shares(scores), strict=True)
+    means = [_number(scores, "miou"), *map(mean_of_known, figures)]
+    return [*rows, (None, *means, None)]
+
+
+def _label_rows(e: Evidence) -> list[tuple[Any, ...]]:
+    """Return (class, share of labelled pixels, images with it, share among the scored) of each."""
+    labels: Mapping[str, Any] = e.labels or {}
+    total = sum(labels["pixels"]) or 1
+    scored = _shares(e.scores) if e.scores else [None] * len(e.run.classes)
+    shares = [pixels / total for pixels in labels["pixels"]]
+    return list(zip(e.run.classes, shares, labels["images_with"], scored, strict=True))
 
 
 def row_shares(counts: Sequence[Sequence[float]], void: Sequence[float]) -> list[list[float]]:

@@ -12,6 +12,8 @@ from featherseg.core.files import FIT, load_json, read_bounded, read_lines, refu
 from featherseg.core.notebook import percent
 from featherseg.core.storage import without_buckets
 from featherseg.core.wording import last_parts
+from featherseg.inference.drawing import png_bytes
+from featherseg.inference.predictor import Predictor
 from featherseg.reports.card import card
 from featherseg.runs.run import EVALUATIONS, RESOLVED, WEIGHTS, Run, load_run
 
@@ -21,7 +23,13 @@ NOT_PATHS = ("classes", "licence")
 """Keys of a record below which no text is a path, even if it looks like one."""
 
 
-def push(run: Run | str | Path, address: str, *, public: bool = False) -> str:
+def push(
+    run: Run | str | Path,
+    address: str,
+    *,
+    public: bool = False,
+    image: str | Path | None = None,
+) -> str:
     """Write a run to the Hugging Face Hub in one commit.
 
     The commit contains recipe, record, kept weights, metrics, scores and card. Images, checkpoints,
@@ -30,10 +38,14 @@ def push(run: Run | str | Path, address: str, *, public: bool = False) -> str:
     part below the bucket; recipe.toml is otherwise unchanged. Files of an earlier run in the
     repository that this run lacks are deleted.
 
+        featherseg.push("runs/photos", "hf://me/photos")
+
     Args:
         run: A Run, a run folder, or the name of one.
         address: hf://ORG/NAME, or hf://ORG/NAME@BRANCH. A missing repository or branch is created.
         public: Whether a new repository is public. An existing one stays as it is.
+        image: An image to show in the card with its prediction. It is uploaded so, as overlay.png;
+            other images are not.
 
     Returns:
         str: The address of the commit's page.
@@ -41,6 +53,7 @@ def push(run: Run | str | Path, address: str, *, public: bool = False) -> str:
     Raises:
         RunError: There is no such run, it has no weights yet, or the hub refuses.
         ConfigError: The address is malformed.
+        DataError: The image cannot be read.
     """
     # What can be refused before anything is read
     hub.parse_address(address)
@@ -76,12 +89,18 @@ def push(run: Run | str | Path, address: str, *, public: bool = False) -> str:
     record["recipe"]["data"]["root"] = None  # else it is looked for below the working folder
     record |= {"fitted": True} if (run.path / FIT).is_file() else {}  # the file itself stays here
     files[RESOLVED] = json.dumps(record, indent=2, ensure_ascii=False).encode()
-    files["card.md"] = files[hub.README] = card(run).encode(errors="replace")
+    picture = hub.PICTURE if image is not None else ""
+    address_there = f"hf://{hub.parse_address(address)[0]}"
+    files["card.md"] = card(run).encode(errors="replace")
+    files[hub.README] = card(run, address_there, picture).encode(errors="replace")
     for name, content in files.items():
         if isinstance(content, bytes):
             files[name] = without_buckets(content.decode(errors="surrogateescape")).encode(
                 errors="surrogateescape"
             )
+
+    if image is not None:
+        files[hub.PICTURE] = png_bytes(Predictor(run)(image).overlay(legend=True))
 
     # One commit, whose message contains the last score
     message = f"{run.recipe.model.name} by featherseg"

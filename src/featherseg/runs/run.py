@@ -40,7 +40,7 @@ from featherseg.core.notebook import html_table, percent
 from featherseg.core.old_names import with_new_names, with_old_recipe
 from featherseg.core.storage import refuse_address
 from featherseg.core.types import ClassInfo, Color
-from featherseg.core.wording import last_parts, marks
+from featherseg.core.wording import brief, counted, last_parts, marks
 from featherseg.hub import is_address, pull, pulled_from
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.normalise import FULL_RANGE
@@ -54,6 +54,8 @@ CHECKPOINT, METRICS = "last.ckpt", "metrics.jsonl"
 DATA = "data.json"  # the fingerprint of the training data
 EXPORTS = "export"  # the folder of exported files
 CURVE = "curve.svg"  # drawn at the end of a training
+BATCH = "batch.jpg"  # the first images that a training sees, with their labels
+LABELS = "labels.json"  # the classes in the masks that a training sees
 EVALUATIONS, ENVIRONMENT = "evaluations.jsonl", "environment.json"
 
 RESTRICTED = ("research", "non-commercial", "noncommercial", "no commercial", "by-nc")
@@ -63,7 +65,14 @@ SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 """The folder of the runs that come with the package; nothing is written there."""
 
 STARTER = "efficientvit-seg-b0-shapes"
-"""The shipped run that messages suggest."""
+"""The shipped run that demo, tests and messages use."""
+
+SHIPPED_LIMITS = {
+    STARTER: "was trained on synthetic street scenes only: on photographs it is often wrong",
+    "road": "saw two highways from one survey vehicle: try it on your own road first",
+    "indoor": "saw the corridors of two buildings: try it on your own first",
+}
+"""Shipped run -> how far it may be trusted."""
 
 IN_REPOSITORY = {"frm-lite0-camvid": "for research only, as CamVid's terms are"}
 """Runs in the repository's weights/ that do not come with the package -> their terms."""
@@ -329,6 +338,11 @@ class Run:
             "evaluations": self.evaluations(),
         }
 
+    def __repr__(self) -> str:
+        unfinished = "unfinished" if self.unfinished else ""
+        classes = counted(len(self.info.classes), "class")
+        return brief(self, self.spelling, self.recipe.model.name, classes, unfinished)
+
     def _repr_html_(self) -> str:
         facts = {
             "model": self.recipe.model.name,
@@ -372,7 +386,9 @@ def open_run(path: Path, own_model: SegmentationModel | None = None) -> Run:
             f"`featherseg train ... --out {path}`."
         )
     if not file.is_file():
-        raise RunError(_no_record(path))
+        hidden = len(path.parts) == 1 and path.name in runs_by_name()
+        other = f" For featherseg's own model {path}, work in another folder."
+        raise RunError(_no_record(path) + other * hidden)
     try:
         values = load_json(file)
     except (OSError, ValueError) as error:
@@ -448,6 +464,8 @@ def load_run(name: str | Path, model: nn.Module | None = None) -> Run:
     the licence if the weights may not be used freely, and warns if the run was trained on synthetic
     scenes alone.
 
+        featherseg.load_run("runs/photos").model
+
     Args:
         name: A run folder, the name of one, or hf://ORG/NAME[@REVISION].
         model: For a run whose model was given as an object, such a model with any weights.
@@ -459,11 +477,8 @@ def load_run(name: str | Path, model: nn.Module | None = None) -> Run:
         RunError: There is no such run, or its record is damaged.
     """
     run = open_run(find_run(name), None if model is None else as_model(model))
-    if run.shipped:
-        log.warning(
-            "%s was trained on synthetic street scenes only: on photographs it is often wrong",
-            run.name,
-        )
+    if run.shipped and (limits := SHIPPED_LIMITS.get(run.name)):
+        log.warning("%s comes with featherseg and %s", run.name, limits)
     if is_restricted(run.info.licence):
         log.warning("%s: %s", run.name, run.info.licence)
     return run
@@ -484,11 +499,15 @@ def find_run(name: str | Path) -> Path:
         raise not_a_run(name)
     if is_address(name):
         return pull(name)
-    path = Path(name)
+    path, named = Path(name), runs_by_name()
+    is_name = len(path.parts) == 1 and path.name in named
     if path.exists():
+        if is_name and (path / RESOLVED).is_file():
+            log.warning(
+                "%s: the run in this folder is taken, not the named one of featherseg", name
+            )
         return path
-    named = runs_by_name()
-    if len(path.parts) == 1 and path.name in named:
+    if is_name:
         return named[path.name]
     if path.name in IN_REPOSITORY:
         raise RunError(
@@ -511,7 +530,7 @@ def not_a_run(value: object) -> RunError:
     return RunError(
         "expected a run (its folder, its name, or what featherseg.load_run returns), found "
         f"{type(value).__name__}. A model alone has neither names of classes nor settings for its "
-        "images: train or import it."
+        "images: train or import it, or name its classes: Predictor(model, classes=[...])."
     )
 
 

@@ -3,22 +3,29 @@
 import json
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from featherseg.converters.regions import Runs, corner_count, rings, runs_of
+from featherseg.data.images.decoding import EncodedImage
+from featherseg.data.images.unused_parts import unused_parts
 from featherseg.inference import drawing
 from featherseg.inference.predictor import Prediction, class_counts
 from featherseg.inference.soft_output import confidence_png, probabilities_npz
 from featherseg.serving.refusal import Refused
-from featherseg.serving.schema import Format
+from featherseg.serving.schema import FileFormat, Format
 
 MOST_RUNS, MOST_CORNERS = 2_000_000, 500_000
 """Most runs and corners of one mask; beyond, its JSON takes many seconds and 150 MB.
 
 Masks of noise exceed them, masks of things do not.
 """
+
+
+MOST_FILE_CORNERS = 100_000
+"""Most corners for COCO and GeoJSON, whose regions are simplified one by one."""
 
 
 def mask_png(prediction: Prediction) -> bytes:
@@ -57,6 +64,26 @@ def encoder(model: str, format: Format) -> Callable[[Prediction], bytes]:
             _about(part, prediction, runs) | draw_part(numbers, part.number, runs) for part in parts
         ]
         return _json(_head(model, prediction) | {"segments": segments})
+
+    return encode
+
+
+def file_encoder(format: FileFormat, content: bytes) -> Callable[[Prediction], bytes]:
+    """Return a function that encodes a prediction as a COCO file or as GeoJSON.
+
+    The function raises Refused (413) for a mask with too many corners.
+
+    Args:
+        format: coco or geojson.
+        content: The image, which may be a GeoTIFF.
+    """
+
+    def encode(prediction: Prediction) -> bytes:
+        _check_corners(prediction.mask, MOST_FILE_CORNERS)
+        if format == "coco":
+            return _json(prediction.to_coco())
+        place, _ = unused_parts(EncodedImage(content), prediction.image.shape[2])
+        return _json(replace(prediction, georeference=place).to_geojson())
 
     return encode
 
@@ -128,14 +155,13 @@ def _check_runs(numbers: np.ndarray) -> None:
         )
 
 
-def _check_corners(numbers: np.ndarray) -> None:
-    corners = corner_count(numbers)
-    if corners > MOST_CORNERS:
+def _check_corners(numbers: np.ndarray, most: int | None = None) -> None:
+    corners, most = corner_count(numbers), most or MOST_CORNERS
+    if corners > most:
         raise Refused(
             413,
             "ragged",
-            f"The mask has {corners:,} corners, the limit is {MOST_CORNERS:,}. Ask for format=png "
-            "or rle.",
+            f"The mask has {corners:,} corners, the limit is {most:,}. Ask for format=png or rle.",
         )
 
 

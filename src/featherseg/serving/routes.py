@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
@@ -13,16 +13,19 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from featherseg.core.errors import ConfigError
+from featherseg.inference.predictor import Prediction
 from featherseg.inference.soft_output import SoftKind, check_soft
 from featherseg.serving.admission import Body
-from featherseg.serving.encode import encode_soft, encoder, mask_png
+from featherseg.serving.encode import encode_soft, encoder, file_encoder, mask_png
 from featherseg.serving.models import Served
 from featherseg.serving.refusal import RETRY_LATER, Refused, failed, stopping
 from featherseg.serving.schema import (
     BatchAnswer,
     BatchQuery,
     ClassAnswer,
+    CocoAnswer,
     ErrorAnswer,
+    GeoJsonAnswer,
     MaskAnswer,
     ModelAnswer,
     ModelsAnswer,
@@ -65,13 +68,14 @@ MODEL = {
         "schema": {"type": "string"},
     }
 }
-MASK = {
-    "model": MaskAnswer,
-    "content": {"image/png": {}, "application/octet-stream": {}},
+MASK: dict[str, Any] = {
+    "model": MaskAnswer | CocoAnswer | GeoJsonAnswer,
+    "content": {"image/png": {}, "application/geo+json": {}, "application/octet-stream": {}},
     "headers": MODEL,
-    "description": "PNG; JSON for rle and polygons; an .npz of float16 for probabilities.",
+    "description": "PNG; JSON for rle, polygons, coco and geojson; an .npz of float16 for "
+    "probabilities.",
 }
-JSON = "application/json"
+JSON, GEOJSON = "application/json", "application/geo+json"
 
 
 def router(service: Service) -> APIRouter:
@@ -125,11 +129,15 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
         headers = {"X-Featherseg-Model": quote(model.name)}
         if query.format == "probabilities" or query.format == "confidence":
             return await segment_soft(request, model, query.format, headers)
-        encode = mask_png if query.format == "png" else encoder(model.name, query.format)
         async with received(service, request, "image", most=1) as (content,):
+            encode: Callable[[Prediction], bytes] = mask_png
+            if query.format == "coco" or query.format == "geojson":
+                encode = file_encoder(query.format, content)
+            elif query.format != "png":
+                encode = encoder(model.name, query.format)
             segmenting = service.segment(model, content, encode, regions=query.format != "png")
             answer = await while_wanted(request, service, within(seconds, segmenting))
-        media_type = "image/png" if query.format == "png" else JSON
+        media_type = {"png": "image/png", "geojson": GEOJSON}.get(query.format, JSON)
         return Response(answer, media_type=media_type, headers=headers)
 
     async def segment_soft(

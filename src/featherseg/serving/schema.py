@@ -8,6 +8,7 @@ from featherseg.core.config import Config
 from featherseg.inference.soft_output import SoftKind
 
 Format = Literal["png", "rle", "polygons"]
+FileFormat = Literal["coco", "geojson"]
 
 
 class BatchQuery(Config):
@@ -20,7 +21,7 @@ class BatchQuery(Config):
 class SegmentQuery(Config):
     """Parameters of /v1/segment."""
 
-    format: Literal[Format, SoftKind] = "png"
+    format: Literal[Format, FileFormat, SoftKind] = "png"
     model: str | None = None
 
 
@@ -106,6 +107,23 @@ class MaskAnswer(Config):
     classes: list[ShareAnswer]
     segments: list[SegmentAnswer] | None = None
     mask_png: str | None = None
+
+
+class CocoAnswer(Config):
+    """The content of a COCO file with one image, as `Prediction.to_coco` returns it."""
+
+    images: list[dict[str, Any]]
+    annotations: list[dict[str, Any]]
+    categories: list[dict[str, Any]]
+
+
+class GeoJsonAnswer(Config):
+    """A FeatureCollection; `crs` is null if the coordinates are pixels."""
+
+    type: Literal["FeatureCollection"]
+    name: str
+    crs: dict[str, Any] | None
+    features: list[dict[str, Any]]
 
 
 class BatchAnswer(Config):

@@ -68,6 +68,8 @@ def serve(
 ) -> None:
     """Serve models over HTTP until a signal; this process is then the server's alone.
 
+        featherseg.serve(["runs/photos"], port=8000)
+
     Args:
         runs: Runs (folders or names) and exported files.
         host: The address to listen on; 0.0.0.0 for all addresses of this machine.

@@ -15,7 +15,8 @@ from featherseg.core.files import (
     refuse_links,
     remove_tree,
 )
-from featherseg.runs.run import CHECKPOINT, DATA, ENVIRONMENT, METRICS, RESOLVED
+from featherseg.reports.progress import PROGRESS
+from featherseg.runs.run import BATCH, CHECKPOINT, DATA, ENVIRONMENT, LABELS, METRICS, RESOLVED
 from featherseg.training.batches import CLASS_POINTS, RARE_CLASSES
 from featherseg.training.teaching import OUTPUTS
 
@@ -23,7 +24,7 @@ TENSORBOARD, WANDB, TRACKERS = "tensorboard", "wandb", "trackers.json"
 
 BEGINNINGS = (
     *("recipe.toml", ENVIRONMENT, CLASS_POINTS, RARE_CLASSES, DATA, METRICS, OUTPUTS),
-    *(TENSORBOARD, WANDB, TRACKERS),
+    *(TENSORBOARD, WANDB, TRACKERS, LABELS, BATCH),
 )
 """Files written before the first step, besides resolved.json, which makes a folder a run."""
 
@@ -61,7 +62,8 @@ def lock_folder(out: Path, *, resume: bool) -> Iterator[None]:
     check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     # wandb keeps links of its own in its folder
-    refuse_links(out, METRICS, TENSORBOARD, *([WANDB] if (out / WANDB).is_symlink() else []))
+    linked = [WANDB] if (out / WANDB).is_symlink() else []
+    refuse_links(out, METRICS, TENSORBOARD, PROGRESS, *linked)
     error = RunError(f"another process is training in {out}. Wait for it or stop it first.")
     with locked(out / LOCK, error):
         try:

@@ -87,7 +87,7 @@ def train(request: Request, out: Path, reporter: Reporter, *, resume: bool = Fal
             if resume:
                 reporter.message(f"there is no run at {out} yet: starting a new one")
             try:
-                training = _begin(request, out, reporter.message)
+                training = _begin(request, out, reporter)
                 if resume:
                     _note_resume(training, None, reporter.message)
                 run = _run(training, reporter, request, resume_from=None)
@@ -157,14 +157,19 @@ def resolve_but_length(inputs: Inputs, on_message: OnMessage) -> tuple[Facts, Re
     return facts, recipe, check_memory(memory, recipe, on_message)
 
 
-def _begin(request: Request, out: Path, on_message: OnMessage) -> Training:
+def _begin(request: Request, out: Path, reporter: Reporter) -> Training:
     """Check and resolve a request, and begin its run folder."""
+    on_message = reporter.message
+    reporter.progress("opening model and data", 0, None)
     inputs = check_request(request, on_message)
     refuse_own_folder(inputs.teachers, out)
+    reporter.progress("estimating the memory", 0, None)
     facts, recipe, memory_gb = resolve_but_length(inputs, on_message)
 
     # Every image and mask is read before the minutes that are left are measured
+    reporter.progress("reading images and masks", 0, None)
     record = record_data(inputs, recipe, request, out, on_message)
+    reporter.progress("timing steps", 0, None)
     speed = measure_speed(
         recipe,
         inputs.model,
@@ -191,6 +196,7 @@ def _run(
     training: Training, reporter: Reporter, request: Request, *, resume_from: Path | None
 ) -> Run:
     """Take the steps, and return the run."""
+    reporter.progress("preparing the first step", 0, None)
     from featherseg.training.run import run_training  # Lightning: 3 s that refusals do not wait for
 
     run_training(training, reporter, request, resume_from=resume_from)

@@ -96,6 +96,10 @@ def import_weights(
 
     Every key and shape must fit. Nothing in the file is executed.
 
+        featherseg.import_weights(
+            "pidnet.pth", "pidnet-s", "cityscapes", out="runs/pidnet", licence="MIT"
+        )
+
     Args:
         file: The weights: .pth, .pt, .ckpt, .pth.tar or .safetensors.
         model: The model's name.

@@ -35,6 +35,7 @@ from featherseg.runs.run import CHECKPOINT, METRICS, Run, save_weights
 from featherseg.training.class_weights import best_share, score_shares, undo_class_weights
 from featherseg.training.finish import validation_score
 from featherseg.training.module import SegmentationModule
+from featherseg.training.pictures import draw_predictions, is_drawn
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -149,7 +150,7 @@ class Recorder(Checkpoint):
             pl_module.check_finite(step)
         if validate:
             record |= trainer.strategy.broadcast(
-                self._validate(pl_module) if trainer.is_global_zero else {}
+                self._validate(pl_module, step, last) if trainer.is_global_zero else {}
             )
             # A signal may have come while images were scored
             stop = trainer.strategy.broadcast(stop or self.stop_requested)
@@ -166,16 +167,16 @@ class Recorder(Checkpoint):
         if stop:
             raise SIGTERMException
 
-    def _validate(self, module: SegmentationModule) -> dict[str, Any]:
+    def _validate(self, module: SegmentationModule, step: int, last: bool) -> dict[str, Any]:
         """Score the weights as `featherseg evaluate` does, keep them if due, return the record.
 
         If undoing another share of the class weights is better, that share is undone and scored.
         """
         trained = {key: value.detach().clone() for key, value in module.kept_state().items()}
-        state, record, better = self._score(trained, module.device)
+        state, record, better, runtime = self._score(trained, module.device)
         if better != self.undone:
             self.undone, before = better, record
-            state, record, _ = self._score(trained, module.device)
+            state, record, _, runtime = self._score(trained, module.device)
             scores = (
                 f"mIoU {percent(record['val_miou'])} % in place of {percent(before['val_miou'])}"
             )
@@ -184,12 +185,14 @@ class Recorder(Checkpoint):
             )
         if self.settings.keep == "last" or validation_score(record) > self.best:
             save_weights(self.run.path, state)
+        if is_drawn(step // self.every, last):
+            draw_predictions(self.run.path, runtime, self.val, step)
         return record
 
     def _score(
         self, trained: dict[str, Tensor], device: torch.device
-    ) -> tuple[dict[str, Tensor], dict[str, Any], float]:
-        """Return (weights with the share undone, the record of their scores, the best share)."""
+    ) -> tuple[dict[str, Tensor], dict[str, Any], float, TorchRuntime]:
+        """Return (weights with the share undone, their scores, the best share, their model)."""
         recipe, model = self.run.recipe, self.run.untrained_model()
         state, better = trained, self.undone
         weights = self.run.info.class_weights if model.class_bias in trained else None
@@ -218,7 +221,7 @@ class Recorder(Checkpoint):
             "val_pixel_accuracy": number(confusion.pixel_accuracy()),
             "val_iou": [number(value) for value in confusion.iou()],
         }
-        return state, record, better
+        return state, record, better, runtime
 
     def _show_scoring(self, doing: str, done: int, total: int | None) -> None:
         stopping = (

@@ -39,8 +39,7 @@ class Request:
         """Return the recipe as text, and parsed with overrides. Raises ConfigError, UnknownName."""
         if self.recipe is None:
             raise ConfigError(
-                "no recipe was given. Name a model or a recipe:\n"
-                "featherseg train frm-lite0-light --out RUN"
+                "no recipe was given. Name a model or a recipe:\nfeatherseg train frm-lite0-light"
             )
         file = read_recipe(self.recipe)
         if self.objects.loss:

@@ -24,7 +24,7 @@ from featherseg.data.cache.prepared import loss_of
 from featherseg.kernels import native
 from featherseg.recipe.tables import Recipe
 from featherseg.reports.card import write_card
-from featherseg.runs.run import CHECKPOINT, CURVE, RESOLVED
+from featherseg.runs.run import BATCH, CHECKPOINT, CURVE, RESOLVED
 from featherseg.training.batches import open_batches
 from featherseg.training.checkpointing import checkpoint_blocks
 from featherseg.training.finish import note_memory, note_prepared_data
@@ -32,6 +32,7 @@ from featherseg.training.loss import build_loss
 from featherseg.training.memory import peak_held
 from featherseg.training.module import SegmentationModule
 from featherseg.training.open import Training
+from featherseg.training.pictures import write_beginning
 from featherseg.training.process_norms import synchronise_norms
 from featherseg.training.recorder import AtomicCheckpoints, Recorder
 from featherseg.training.request import Request
@@ -97,6 +98,11 @@ def run_training(
     try:
         for tracker in trackers:
             tracker.begin()
+        if is_first and resume_from is None:
+            reporter.message("drawing the first batch")
+            write_beginning(run.path, training.train, batches(0, 0, 1), model.image_range)
+            for tracker in trackers:
+                tracker.log_batch(run.path / BATCH)
         _run_trainer(module, recorder, recipe, run.path, trackers, resume_from=resume_from)
         if trackers and is_first:
             write_card(run)  # the trackers upload it

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
 
 from featherseg.core.files import load_json, write_json
 from featherseg.core.types import OnMessage
@@ -96,6 +98,21 @@ class Tracker(Logger):
         """Send the figures of a step: of every validation, and of about POINTS other steps."""
         if (step or 0) % self._every == 0 or "val_miou" in metrics:
             self._try(lambda: self._logger.log_metrics(dict(metrics), step))
+
+    @rank_zero_only
+    def log_batch(self, file: Path) -> None:
+        """Send the picture of the first batch."""
+        self._try(lambda: self._log_batch(file))
+
+    def _log_batch(self, file: Path) -> None:
+        if self._name == "mlflow":
+            self._logger.experiment.log_artifact(self._logger.run_id, str(file))
+            return
+        with Image.open(file) as image:
+            if self._name == "wandb":
+                self._logger.log_image("batch", [image])
+            else:
+                self._logger.experiment.add_image("batch", np.asarray(image), dataformats="HWC")
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:

@@ -13,7 +13,7 @@ from featherseg.data import dataset_facts, open_dataset
 from featherseg.data.checks.check import check_data
 from featherseg.data.datasets.class_lists import read_classes
 from featherseg.data.datasets.coco_stuff import CocoStuff10k, CocoStuff164k
-from featherseg.data.images.palettes import default_palette
+from featherseg.data.images.palettes import voc_palette
 from featherseg.runs.run import RESTRICTED
 
 UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)  # category ids without a segmentation
@@ -185,7 +185,7 @@ def test_the_171_names_and_colours_differ():
     classes = CocoStuff10k.facts.classes
     assert list(read_classes("coco_stuff")) == USED
     assert len({info.name for info in classes}) == 171
-    assert [info.color for info in classes] == default_palette(171)
+    assert [info.color for info in classes] == voc_palette(171)
 
 
 def test_splits_are_train_and_val_of_both_releases(large):

@@ -64,3 +64,9 @@ def test_splits_without_labels_and_unknown_ones_are_refused_before_a_file_is_rea
 def test_a_root_that_is_not_there_is_named(name, tmp_path):
     with pytest.raises(DataNotFound, match=r"nowhere is not a folder\. Expected.*--data-root"):
         open_dataset(name, "train", tmp_path / "nowhere")
+
+
+def test_a_missing_file_is_no_misspelt_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataNotFound, match=r"nothing\.zip does not exist"):
+        open_dataset("nothing.zip", "train")

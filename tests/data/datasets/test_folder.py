@@ -23,7 +23,7 @@ from featherseg.data.datasets.dataset_toml import (
 from featherseg.data.datasets.folder import FolderData, folder_listing
 from featherseg.data.images.labels import LabelMap
 from featherseg.data.images.pairs import Pair, files_by_stem
-from featherseg.data.images.palettes import color_text, default_palette, parse_color
+from featherseg.data.images.palettes import color_text, parse_color, voc_palette
 
 TOML = """
 name = "yard"
@@ -578,18 +578,17 @@ def test_a_missing_toml_is_named(tmp_path: Path):
         open_dataset(str(tmp_path / "dataset.toml"), "train")
 
 
-def test_classes_without_colours_get_different_ones_and_none_is_black(tmp_path: Path):
+def test_classes_without_colours_get_bright_ones_and_a_background_black(tmp_path: Path):
     toml = tmp_path / "dataset.toml"
     toml.write_text(
-        'name = "a"\nimages = "i"\nmasks = "m"\nclasses = ["x", "y"]\n'
-        '[splits]\ntrain = 1.0\n[map]\n0 = "x"\n1 = "y"'
+        'name = "a"\nimages = "i"\nmasks = "m"\nclasses = ["Background", "x", "y"]\n'
+        '[splits]\ntrain = 1.0\n[map]\n0 = "Background"\n1 = "x"\n2 = "y"'
     )
     assert [info.color for info in read_dataset_toml(toml).class_infos()] == [
-        (128, 0, 0),
-        (0, 128, 0),
-    ]  # as in VOC
-    palette = default_palette(255)
-    assert len({*palette, (0, 0, 0)}) == 256
+        (0, 0, 0),
+        (213, 94, 0),
+        (86, 180, 233),
+    ]
 
 
 @given(st.tuples(*[st.integers(0, 255)] * 3))
@@ -609,7 +608,7 @@ NAMES = st.text(min_size=1, max_size=8).filter(lambda name: name != "ignore" and
 def test_a_written_toml_reads_as_what_it_was_written_from(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], channels: int, shares: bool
 ):
-    colors = default_palette(len(names))
+    colors = voc_palette(len(names))
     config = DatasetToml(
         name=names[0],
         images="images",

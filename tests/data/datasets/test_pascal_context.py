@@ -11,7 +11,7 @@ from featherseg.data import dataset_facts, open_dataset
 from featherseg.data.checks.check import check_data
 from featherseg.data.datasets.class_lists import read_classes
 from featherseg.data.datasets.pascal_context import PascalContext, PascalContext60
-from featherseg.data.images.palettes import default_palette
+from featherseg.data.images.palettes import voc_palette
 from featherseg.runs.run import RESTRICTED
 
 KEYS = {"train": ["2008_000008", "2008_000002"], "val": ["2008_000003"]}  # lists need no order
@@ -132,7 +132,7 @@ def test_names_stand_in_the_order_of_the_masks():
     assert (len(by_59), len(by_60)) == (59, 60)
     assert by_60[0].name == "background"
     assert by_60[1:] == by_59
-    assert [info.color for info in by_60] == [(0, 0, 0), *default_palette(59)]
+    assert [info.color for info in by_60] == [(0, 0, 0), *voc_palette(59)]
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,8 @@ def test_names_are_given_to_values_colours_and_folders(tmp_path: Path):
     LAYOUTS["class_is_the_folder"](tmp_path / "c")
     report = checked(tmp_path / "c", "--name", "MT_Fray=torn edge")
     assert report["classes"] == ["background", "crack", "torn edge"]
+    colors = [info.color for info in read_dataset_toml(tmp_path / "c/dataset.toml").class_infos()]
+    assert colors == [(0, 0, 0), (213, 94, 0), (86, 180, 233)]
     assert report["other_readings"] == []  # the name says that folders are classes
     assert checked(tmp_path / "c", "--name", "255=foreground")["classes"] == [
         "background",

@@ -53,6 +53,23 @@ def saved(page) -> zipfile.ZipFile:
     return archive
 
 
+def test_thumbnails_lead_to_their_images(page, folder):
+    choose(page, folder)
+    thumbs = page.locator("#thumbs button")
+    expect(thumbs).to_have_count(3)
+    expect(page.locator("#thumbs canvas")).to_have_count(3)
+    thumbs.nth(2).click()
+    says(page, f"Done: {NAMES[2]}.")
+    assert thumbs.nth(2).get_attribute("aria-current") == "true"
+    assert page.locator("#thumbs [aria-current=true]").count() == 1
+    page.set_input_files("#file", files(("a.png", encoded(image())), ("b.png", b"no image")))
+    says(page, "Done: a.png.")
+    assert [t.strip() for t in thumbs.all_inner_texts()] == [
+        "",
+        "2",
+    ]  # what is no image: its number
+
+
 def files(*images: tuple[str, bytes]) -> list[dict]:
     return [{"name": name, "mimeType": "", "buffer": content} for name, content in images]
 

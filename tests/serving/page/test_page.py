@@ -1,6 +1,8 @@
 """The page shows what `predict` sees, by mouse, keyboard and touch, on desktop and phone."""
 
+import json
 import re
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,7 @@ from typer.testing import CliRunner
 
 from featherseg.cli import build_app
 from featherseg.core.types import ClassInfo
-from featherseg.inference.drawing import color_mask
+from featherseg.inference.drawing import color_mask, outlines
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.serving.models import Served
@@ -54,6 +56,7 @@ def test_a_black_class_leaves_the_image_as_it_is(browser):
         look(page, pixels)
         assert (dark.predictor(pixels).mask == 0).any()
         assert_shown(page, dark.predictor(pixels))
+        assert page.inner_text("#licence") == ""  # one's own weights need no remark
         page.context.close()
 
 
@@ -192,6 +195,34 @@ def test_two_models_are_compared_by_a_divider(page, served):
     assert page.locator("#present .class").first.locator(".share").count() == 2
 
 
+def test_polygons_are_downloaded_as_coco(page, served):
+    look(page, image())
+    name, content = download(page, "#save-polygons")
+    assert name == "street_coco.json"
+    found, wanted = json.loads(content), served["colors"].predictor(image()).to_coco()
+    assert found["categories"] == wanted["categories"]
+    assert [row["segmentation"] for row in found["annotations"]] == [
+        row["segmentation"] for row in json.loads(json.dumps(wanted))["annotations"]
+    ]
+
+
+def test_where_the_model_is_unsure_is_shown_in_place_of_the_classes(page, served):
+    look(page, image())
+    before = overlay(page)
+    page.get_by_label("Show where the model is unsure").check()
+    expect(page.locator("#frame")).to_have_attribute("aria-busy", "false")
+    predictor = copy(served["colors"].predictor)
+    predictor.soft = "confidence"
+    seen = predictor(image())
+    share = (1 - seen.soft / 255) * 0.5
+    wanted = image() + share[:, :, None] * (np.array((220, 20, 60)) - image())
+    inside = ~outlines(seen.mask, 1)
+    assert np.abs(overlay(page) - wanted)[inside].max() <= 2
+    page.get_by_label("Show where the model is unsure").uncheck()
+    expect(page.locator("#frame")).to_have_attribute("aria-busy", "false")
+    assert np.array_equal(overlay(page), before)
+
+
 def test_objects_are_outlined_and_told_apart(page, served):
     page.select_option("#model", "objects")
     look(page, scene())
@@ -266,6 +297,7 @@ def test_every_control_has_a_name_and_the_keyboard_alone_does_it_all(page):
         "stage",
         "divider",
         "opacity",
+        "confidence",
         "all",
         "none",
         "road",

@@ -61,7 +61,7 @@ TOML = """
 name = "yard"
 images = "images"
 masks = "masks"
-classes = ["grass", "path", "plant"]
+classes = { grass = "#800000", path = "#008000", plant = "#808000" }
 [splits]
 train = "train.txt"
 val = "val.txt"

@@ -162,7 +162,7 @@ def mask(page) -> np.ndarray:
 
 def assert_shown(page, prediction: Prediction, opacity: float = 0.5) -> None:
     """The overlay is that of `predict`, but for rounding."""
-    wanted = np.array(prediction.overlay(opacity)).astype(int)
+    wanted = np.array(prediction.overlay(alpha=opacity)).astype(int)
     assert np.abs(overlay(page) - wanted).max() <= 1
 
 

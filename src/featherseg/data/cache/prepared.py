@@ -39,6 +39,7 @@ from featherseg.data.images.decoding import MAX_PIXELS
 from featherseg.data.images.pairs import PairedFiles
 from featherseg.data.panoptic.data import PanopticData
 from featherseg.data.panoptic.segments import Panoptic
+from featherseg.data.views import DataView
 
 FORMAT_VERSION = 1
 """Raised if the same source files are stored differently: older files are then not used."""
@@ -261,7 +262,7 @@ def decoded(jpeg: np.ndarray) -> np.ndarray:
         return np.array(image)
 
 
-class PreparedData:
+class PreparedData(DataView):
     """A dataset whose samples come from its caches if these have them, else from their files.
 
     The first cache that has a sample is used. With `exact`, images that lost something when they

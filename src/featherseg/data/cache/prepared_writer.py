@@ -76,6 +76,8 @@ def prepare(
 
     After an interruption the same call continues; after changes to the data it stores these.
 
+        featherseg.prepare("photos")
+
     Args:
         data: A dataset's name, a dataset.toml or its folder.
         data_root: The folder that contains a dataset with a name.

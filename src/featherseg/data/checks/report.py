@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from featherseg.core.notebook import html_table
 from featherseg.core.types import ClassInfo
-from featherseg.core.wording import counted
+from featherseg.core.wording import brief, counted
 from featherseg.data.checks.decisions import Changes
 from featherseg.data.datasets.statistics import ClassStatistics, median_frequency
 from featherseg.data.discovery.proposal import Proposal
@@ -133,6 +133,9 @@ class CheckReport:
             "other_readings": [{"what": what, "options": options} for what, options in others],
             "written": str(self.written) if self.written else None,
         }
+
+    def __repr__(self) -> str:
+        return brief(self, f"{self.name}: {self.summary}")
 
     def _repr_html_(self) -> str:
         splits = self.splits.values()

@@ -19,7 +19,7 @@ from featherseg.core.config import (
 from featherseg.core.errors import DataNotFound, did_you_mean, near_path
 from featherseg.core.types import IGNORE, ClassInfo
 from featherseg.data.images.labels import TOML, LabelMap
-from featherseg.data.images.palettes import color_text, default_palette, parse_color
+from featherseg.data.images.palettes import class_colors, color_text, parse_color
 
 IGNORE_NAME = "ignore"
 """The name in [map] of a raw value that is neither trained on nor scored."""
@@ -121,14 +121,13 @@ class DatasetToml(Config):
     @field_validator("classes", mode="before")
     @classmethod
     def _color_plain_names(cls, value: Any) -> Any:
-        """Give a list of names the colours of the default palette; a table is name = colour."""
+        """Give a list of names the colours of `class_colors`; a table is name = colour."""
         if not isinstance(value, list):
             return value
         names = [str(name) for name in value]
         if len(set(names)) < len(names):
             raise ValueError(f"a class occurs twice in {names}")
-        colors = map(color_text, default_palette(len(names)))
-        return dict(zip(names, colors, strict=True))
+        return {name: color_text(color) for name, color in class_colors(names).items()}
 
     @field_validator("classes")
     @classmethod

@@ -12,8 +12,9 @@ from featherseg.core.files import parse_json, parse_yaml, read_bounded
 from featherseg.core.types import IGNORE
 from featherseg.core.wording import counted, first_few
 from featherseg.data.discovery.color_lists import NAMES as COLOR_LISTS
-from featherseg.data.discovery.color_lists import is_background, is_ignored
+from featherseg.data.discovery.color_lists import is_ignored
 from featherseg.data.discovery.masks_yaml import MASKS_DIR
+from featherseg.data.images.palettes import is_background
 
 MOST_NAME = 200
 """Number of characters of a class's name."""

@@ -7,15 +7,12 @@ from pathlib import Path
 from featherseg.core.errors import DataError
 from featherseg.core.files import read_bounded
 from featherseg.core.types import Color
-from featherseg.data.images.palettes import color_text, default_palette
+from featherseg.data.images.palettes import color_text, is_background, voc_palette
 
 NAMES = ("labelmap.txt", "class_dict.csv", "label_colors.txt", "labelcolors.txt")
 """File names of lists of CVAT and Datumaro ("road:128,64,128::"), many releases
 ("road,128,64,128") and CamVid ("128 64 128 road").
 """
-
-BACKGROUND_NAMES = ("background", "_background_", "__background__")
-"""Names, in lower case, that lists and tools give to pixels without an annotation."""
 
 IGNORE_NAMES = ("ignore", "__ignore__", "_ignore_", "void", "unlabeled", "unlabelled")
 """Names, in lower case, of classes whose pixels are neither trained on nor scored."""
@@ -27,11 +24,6 @@ _LINES = (
     re.compile(rf"{_RGB}(?P<name>\S.*)"),
 )
 """The lines of a list that give a class and its colour."""
-
-
-def is_background(name: str) -> bool:
-    """Return whether a class of that name stands for pixels without an annotation."""
-    return name.lower() in BACKGROUND_NAMES
 
 
 def is_ignored(name: str) -> bool:
@@ -83,7 +75,7 @@ def read_color_list(path: Path) -> dict[str, list[Color]]:
         if match is None:
             # A class without a colour has that of Pascal VOC
             if match := re.fullmatch(r"(?P<name>[^:]+)::.*", line):
-                color = ((0, 0, 0), *default_palette(len(colors)))[len(colors)]
+                color = ((0, 0, 0), *voc_palette(len(colors)))[len(colors)]
                 colors.setdefault(match["name"].strip(), [color])
                 continue
             raise DataError(

@@ -45,7 +45,7 @@ from featherseg.data.discovery.written_proposal import write_proposal
 from featherseg.data.images.decoding import image_channels
 from featherseg.data.images.listing import IMAGE_SUFFIXES, is_image
 from featherseg.data.images.pairs import NamedData, Pair
-from featherseg.data.images.palettes import color_text, default_palette
+from featherseg.data.images.palettes import class_colors, color_text, parse_color
 from featherseg.data.images.unused_parts import unused_parts
 
 CHECKED = 200
@@ -269,7 +269,7 @@ def _describe(
 
 
 def _colors(raw_map: Mapping[str, str], further: Sequence[str]) -> dict[str, str]:
-    """Return {class: colour}: that of the masks if values are colours, else the default palette.
+    """Return {class: colour}: that of the masks if values are colours, else a made-up one.
 
     `further` are classes without a raw value.
     """
@@ -277,10 +277,9 @@ def _colors(raw_map: Mapping[str, str], further: Sequence[str]) -> dict[str, str
     for raw, name in [*raw_map.items(), *(("", name) for name in further)]:
         raw_of.setdefault(name, raw)
     raw_of.pop(IGNORE_NAME, None)
-    return {
-        name: raw if raw.startswith("#") else color_text(color)
-        for (name, raw), color in zip(raw_of.items(), default_palette(len(raw_of)), strict=True)
-    }
+    known = {name: parse_color(raw) for name, raw in raw_of.items() if raw.startswith("#")}
+    colors = class_colors(list(raw_of), known) | known  # black stays black
+    return {name: color_text(color) for name, color in colors.items()}
 
 
 def _image_ending(pairs: Sequence[Pair]) -> str:

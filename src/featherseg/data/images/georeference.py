@@ -4,6 +4,7 @@ The tags are copied byte by byte (OGC GeoTIFF 1.1; 50844 is GDAL's, for satellit
 """
 
 import json
+import math
 import struct
 import zlib
 from collections.abc import Container, Sequence
@@ -121,6 +122,57 @@ def georeference_of(page: Directory) -> Georeference | None:
     if not place or sum(len(tag.value) for tag in place) > MOST_BYTES:
         return None
     return Georeference(page.order, place, page.tags.get(NODATA))
+
+
+def affine(georeference: Georeference) -> tuple[float, ...] | None:
+    """Return (a, b, c, d, e, f) with x = a column + b row + c and y = d column + e row + f.
+
+    Columns and rows count from the upper left corner of the image. None if the place is given in
+    another way, by control points or by the model of a camera.
+    """
+    order, tags = georeference.order, {tag.number: tag for tag in georeference.tags}
+
+    def doubles(number: int, least: int) -> tuple[float, ...]:
+        tag = tags.get(number)
+        if tag is None or tag.type != _DOUBLE or tag.count < least:
+            return ()
+        return struct.unpack(f"{order}{tag.count}d", tag.value)
+
+    scale, tie = doubles(_PIXEL_SCALE, 2), doubles(_TIEPOINT, 6)
+    if matrix := doubles(_TRANSFORMATION, 16):
+        a, b, _, c, d, e, _, f, *_ = matrix
+    elif scale and len(tie) == 6:
+        a, b, d, e = scale[0], 0.0, 0.0, -scale[1]
+        c, f = tie[3] - a * tie[0], tie[4] - e * tie[1]
+    else:
+        return None
+    if _geo_keys(georeference).get(_RASTER_TYPE) == _PIXEL_IS_POINT:  # counted from its middle
+        c, f = c - (a + b) / 2, f - (d + e) / 2
+    found = (a, b, c, d, e, f)
+    return found if all(map(math.isfinite, found)) and a * e != b * d else None
+
+
+def epsg(georeference: Georeference) -> int | None:
+    """Return the EPSG code of the reference system; None if it has none."""
+    keys = _geo_keys(georeference)
+    code = keys.get(_PROJECTED) or keys.get(_GEOGRAPHIC)
+    return code if code and code < _USER_DEFINED else None
+
+
+_PIXEL_SCALE, _TIEPOINT, _TRANSFORMATION, _GEO_KEYS = 33550, 33922, 34264, 34735
+_SHORT, _DOUBLE = 3, 12
+_RASTER_TYPE, _GEOGRAPHIC, _PROJECTED = 1025, 2048, 3072
+_PIXEL_IS_POINT, _USER_DEFINED = 2, 32767
+
+
+def _geo_keys(georeference: Georeference) -> dict[int, int]:
+    """Return the keys of the GeoKeyDirectory whose values are whole numbers."""
+    tag = next((tag for tag in georeference.tags if tag.number == _GEO_KEYS), None)
+    if tag is None or tag.type != _SHORT:
+        return {}
+    values = struct.unpack(f"{georeference.order}{tag.count}H", tag.value)
+    rows = zip(*(values[start::4] for start in range(4, 8)), strict=False)
+    return {key: value for key, place, _, value in rows if place == 0}
 
 
 def geotiff_bytes(

@@ -16,6 +16,7 @@ from featherseg.data.images.decoding import LOSSY, is_lossy, read_image, read_ma
 from featherseg.data.images.labels import LabelMap
 from featherseg.data.images.listing import IMAGE_SUFFIXES, is_image
 from featherseg.data.images.unread import unread_endings
+from featherseg.data.views import DataView
 
 SHOWN_NAMES = 3
 """Most missing files that a message names."""
@@ -95,7 +96,7 @@ class Listing:
         """
 
 
-class PairedFiles:
+class PairedFiles(DataView):
     """One split of a listing, or several ("train+val"), as `core.types.SegmentationData`.
 
     Files are read when they are used. groups: what distinguishes its sequences, see

@@ -24,22 +24,36 @@ from featherseg.layers.sizes import resize_factor
 class AugmentTable(Config):
     """[augment]: what is done to a training image, in this order."""
 
-    resize: ResizeTo | None = None  # first the image is resized to this size
-    scale: tuple[float, float] = (1.0, 1.0)  # range of a random factor of its size
-    scale_drawn: Literal["log-uniformly", "uniformly"] = "log-uniformly"  # 1/2 as likely as 2
-    crop: ImageSize | None = None  # default: by the size of the images
-    progressive: bool = False  # smaller crops, with smaller contents, at first (loader.py: GROWTH)
-    # a crop is drawn again (CROP_TRIES) while one class covers more than this share
+    resize: ResizeTo | None = None
+    """[short, long] in pixels: images are first resized to fit; unset: not resized."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """[low, high]: range of a random factor of the image's size."""
+    scale_drawn: Literal["log-uniformly", "uniformly"] = "log-uniformly"
+    """How the factor is drawn; log-uniformly: 1/2 is as likely as 2."""
+    crop: ImageSize | None = None
+    """(height, width) of the crop in pixels; unset: by the size of the images."""
+    progressive: bool = False
+    """Smaller crops, with smaller contents, in the first 70 % of the steps."""
     category_ratio: Share = 1.0
-    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0  # largest angle in degrees, either way
-    flip: Share = 0.0  # probability of a left-right flip
-    photometric: bool = False  # mmsegmentation's PhotoMetricDistortion (colours.py: Distortion)
-    brightness: Share = 0.0  # of x, contrast and saturation too: a factor from 1 - x to 1 + x
+    """A crop is drawn again, up to ten times, while one class covers more than this share."""
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Largest angle in degrees, either way."""
+    flip: Share = 0.0
+    """Probability of a left-right flip."""
+    photometric: bool = False
+    """mmsegmentation's PhotoMetricDistortion: brightness, contrast, saturation, hue."""
+    brightness: Share = 0.0
+    """x: the brightness is multiplied by a random factor from 1 - x to 1 + x."""
     contrast: Share = 0.0
+    """The same of the contrast."""
     saturation: Share = 0.0
-    blur: Share = 0.0  # probability of a Gaussian blur
-    cutmix: Share = 0.0  # probability that a box is taken from the crop of another sample
-    copy_paste: Share = 0.0  # probability that another crop's rare classes are pasted (rare.py)
+    """The same of the saturation."""
+    blur: Share = 0.0
+    """Probability of a Gaussian blur."""
+    cutmix: Share = 0.0
+    """Probability that a box is taken from the crop of another sample."""
+    copy_paste: Share = 0.0
+    """Probability that the pixels of rare classes of another crop are pasted in."""
 
     @model_validator(mode="after")
     def _range_is_a_range(self) -> "AugmentTable":

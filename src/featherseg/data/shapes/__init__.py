@@ -22,6 +22,7 @@ from featherseg.data.shapes.street import (
     paint_skyline,
 )
 from featherseg.data.shapes.things import paint_car, paint_person, paint_pole, paint_tree
+from featherseg.data.views import DataView
 
 CLASSES = (
     ClassInfo("road", (128, 64, 128)),
@@ -38,7 +39,7 @@ SPLITS = {"train": (1, 2000), "val": (2, 200), "test": (3, 200)}
 """{split: (seed of its scenes, default number of scenes)}."""
 
 
-class Shapes:
+class Shapes(DataView):
     """The synthetic dataset as a SegmentationData; `size` is the number of scenes.
 
     Raises UnknownName for a split that is not train, val or test, DataError for a size under 1.

@@ -148,16 +148,33 @@ function tell(model, milliseconds) {
   say(`Done in ${Math.round(milliseconds)} ms.`);
 }
 
+// Whether the image is unchanged where a class is, as `predict` leaves it: a background, or a class in black.
+const isClear = ({ name, color }) => /^(__?|)background\1$/i.test(name) || !color.some(Boolean);
+
+// Whether a pixel is at the border of its class, which is outlined in its colour.
+function isEdge(at, reach) {
+  const { mask, size: [height, width] } = seen;
+  const [x, y] = [at % width, Math.floor(at / width)];
+  for (let step = 1; step <= reach; step++) {
+    if ((x >= step && mask[at - step] !== mask[at]) || (x + step < width && mask[at + step] !== mask[at])
+      || (y >= step && mask[at - step * width] !== mask[at])
+      || (y + step < height && mask[at + step * width] !== mask[at])) return true;
+  }
+  return false;
+}
+
 function draw() {
   if (!seen) return;
   const [height, width] = seen.size;
+  const reach = Math.max(1, Math.round(Math.max(height, width) / 1000)); // pixels
   const opacity = element("opacity").value / 100;
   const image = new ImageData(Uint8ClampedArray.from(seen.pixels), width, height);
   for (let i = 0; i < seen.mask.length; i++) {
     image.data[4 * i + 3] = 255; // as the model sees it, transparent parts in black
-    const color = facts.classes[seen.mask[i]].color;
-    if (!shown[seen.mask[i]] || !color.some(Boolean)) continue; // a black class would darken the image
-    for (let c = 0; c < 3; c++) image.data[4 * i + c] += opacity * (color[c] - image.data[4 * i + c]);
+    const info = facts.classes[seen.mask[i]];
+    if (!shown[seen.mask[i]] || isClear(info)) continue;
+    const share = isEdge(i, reach) ? 1 : opacity;
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] += share * (info.color[c] - image.data[4 * i + c]);
   }
   const canvas = element("view");
   [canvas.height, canvas.width] = [height, width];

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -25,6 +27,7 @@ from featherseg.recipe.panoptic import PanopticTable
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from featherseg.runs.run import Run
 
@@ -148,19 +151,21 @@ def open_file(
 
 
 def open_runtime(
-    run: Run | Runtime | str | Path,
+    run: Run | Runtime | nn.Module | str | Path,
     device: str = "auto",
     threads: int | None = None,
     *,
     trust: bool = False,
+    classes: Sequence[str | ClassInfo] | None = None,
 ) -> Runtime:
-    """Open a Run, the path or name of one, or an exported file; a Runtime is returned unchanged.
+    """Open a Run, the path or name of one, a module or an exported file; a Runtime stays as it is.
 
     Args:
         run: What to open.
         device: auto, cpu, cuda, cuda:N or mps.
         threads: Threads of the CPU. Default: `core.machine.default_threads`.
         trust: Open a .pt2 file, which runs the code that it contains.
+        classes: For a module: its classes in the order of the logits.
 
     Raises:
         RunError, WeightsError, ExportError, DeviceError, DataNotFound: It cannot be opened.
@@ -169,6 +174,9 @@ def open_runtime(
     """
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise ConfigError(f"threads = {threads}: expected 1 to {MOST_THREADS:,} (--threads).")
+    if is_module(run):
+        return _open_module(run, classes, device, threads)
+    refuse_unused({"classes": classes is not None}, "only a module has no classes of its own")
     if isinstance(run, str | Path):
         if is_exported_file(run):
             return _without_masks(open_file(run, device, threads, trust=trust))
@@ -202,6 +210,35 @@ def open_runtime(
         panoptic=run.info.recipe.panoptic,
         device=device,
     )
+    runtime.threads = threads
+    return runtime
+
+
+def is_module(x: object) -> bool:
+    """Whether x is a module of torch."""
+    torch = sys.modules.get("torch")  # without it there is none
+    return torch is not None and isinstance(x, torch.nn.Module)
+
+
+def _open_module(
+    module: Any, classes: Sequence[str | ClassInfo] | None, device: str, threads: int | None
+) -> Runtime:
+    from featherseg.data.images.palettes import class_colors
+    from featherseg.inference.runtimes.pytorch import TorchRuntime
+    from featherseg.layers.own_model import as_model
+
+    model = as_model(module)
+    if classes is None or len(classes) != model.classes:
+        given = "none were" if classes is None else f"{len(classes)} were"
+        raise ConfigError(
+            f"a model of {model.classes} classes needs their names, {given} given: "
+            "Predictor(model, classes=[...])."
+        )
+    own = {info.name: info for info in classes if isinstance(info, ClassInfo)}
+    names = [info.name if isinstance(info, ClassInfo) else info for info in classes]
+    colors = class_colors(names, {name: info.color for name, info in own.items()})
+    infos = [own.get(name, ClassInfo(name, colors[name])) for name in names]
+    runtime = TorchRuntime(model, tuple(infos), name=type(module).__name__, device=device)
     runtime.threads = threads
     return runtime
 

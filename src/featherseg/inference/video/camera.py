@@ -7,11 +7,12 @@ untested.
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from featherseg.core.errors import DeviceError, require
@@ -63,10 +64,13 @@ def record(
     target: Path,
     stop: threading.Event,
     progress: Progress | None = None,
+    *,
+    look: Mapping[str, Any] = MappingProxyType({}),
 ) -> Recording:
     """Write what the camera sees until `stop` is set or the camera ends, with the times of frames.
 
-    After a kill closed segments stay in TARGET.parts, and the same call adds to them.
+    After a kill closed segments stay in TARGET.parts, and the same call adds to them. look: the
+    arguments of `Prediction.overlay`.
 
     Raises:
         DeviceError: The camera cannot be opened.
@@ -78,12 +82,12 @@ def record(
         format = VideoFormat(target.suffix.lower(), source.size, source.rate, TIME_BASE)
         check_format(format)
         settings = settings_origin(predictor, source.size)
-        origin = {"source": f"camera {camera}", "size": source.size, **settings}
+        origin = {"source": f"camera {camera}", "size": source.size, "look": dict(look), **settings}
         with open_parts(target, format, origin) as parts:
             frames = source.frames(stop, parts.end, predictor.runtime.channels)
             while (head := next(frames, None)) is not None:
                 overlaid = draw_frames(
-                    predictor, chain([head], islice(frames, SEGMENT_FRAMES - 1)), 0, None
+                    predictor, chain([head], islice(frames, SEGMENT_FRAMES - 1)), 0, None, look
                 )
                 parts.add(with_progress(overlaid, parts.frames, None, progress))
             if parts.frames:

@@ -6,8 +6,8 @@ dropped. mp4 and webm are written as VP9. Every frame is predicted by itself.
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from featherseg._version import __version__
 from featherseg.core.errors import ConfigError
 from featherseg.core.files import refuse_links
 from featherseg.core.types import Progress, Size
+from featherseg.data.images.palettes import recolored
 from featherseg.inference.drawing import save_index_png
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes.digest import model_digest
@@ -43,11 +44,13 @@ class VideoJob:
         target: The output, .mp4 or .webm.
         masks: A folder for the masks without loss, 000000.png for the first frame and so on; None:
             they are not written.
+        look: Arguments of `Prediction.overlay`.
     """
 
     source: Path
     target: Path
     masks: Path | None = None
+    look: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def segment_video(
     frames = Frames(job.source, facts, predictor.runtime.channels)
     with open_parts(job.target, format, _origin(predictor, job, facts)) as parts:
         resumed = parts.frames
-        _write_segments(predictor, frames, parts, job.masks, progress)
+        _write_segments(predictor, frames, parts, job, progress)
         parts.finish(job.target)
     if job.masks:
         number = parts.frames  # delete masks of an older, longer video
@@ -126,7 +129,11 @@ def check_predictor(predictor: Predictor) -> None:
 
 
 def draw_frames(
-    predictor: Predictor, frames: Iterator[Frame], first: int, masks: Path | None
+    predictor: Predictor,
+    frames: Iterator[Frame],
+    first: int,
+    masks: Path | None,
+    look: Mapping[str, Any],
 ) -> Iterator[OverlaidFrame]:
     """Predict frames and draw them; `first` is the number of the first one, for its mask's name."""
     times: deque[Frame] = deque()
@@ -139,8 +146,9 @@ def draw_frames(
     for number, result in enumerate(predictor(pixels()), start=first):
         frame = times.popleft()
         if masks:
-            save_index_png(result.mask, result.classes, mask_file(masks, number))
-        yield OverlaidFrame(np.array(result.overlay()), frame.begin, frame.duration)
+            classes = recolored(result.classes, look.get("palette"))
+            save_index_png(result.mask, classes, mask_file(masks, number))
+        yield OverlaidFrame(np.array(result.overlay(**look)), frame.begin, frame.duration)
 
 
 def mask_file(folder: Path, number: int) -> Path:
@@ -152,14 +160,14 @@ def _write_segments(
     predictor: Predictor,
     frames: Frames,
     parts: Parts,
-    masks: Path | None,
+    job: VideoJob,
     progress: Progress | None,
 ) -> None:
     """Write all frames after those of the parts, SEGMENT_FRAMES at a time."""
     remaining = frames.after(parts.frames)
     while (head := next(remaining, None)) is not None:
         segment = chain([head], islice(remaining, SEGMENT_FRAMES - 1))
-        overlaid = draw_frames(predictor, segment, parts.frames, masks)
+        overlaid = draw_frames(predictor, segment, parts.frames, job.masks, job.look)
         parts.add(with_progress(overlaid, parts.frames, frames.facts.frames, progress))
 
 
@@ -188,6 +196,7 @@ def _origin(predictor: Predictor, job: VideoJob, facts: VideoFacts) -> Origin:
             "head": head,
         },
         "masks": job.masks.name if job.masks else None,
+        "look": dict(job.look),
         **settings_origin(predictor, facts.size),
     }
 

@@ -4,6 +4,8 @@ import { readImage } from "./intake.js";
 import { segment } from "./service.js";
 import { zip } from "./zip.js";
 
+const GROUP = 50; // thumbnails that are there at a time
+const THUMB = 72; // height of a thumbnail in pixels
 const KEPT_BYTES = 256e6; // of files and masks that are kept for coming back to them
 const element = (id) => document.getElementById(id);
 let images = []; // { name, file, content: a Blob once it was read, predictions: Map of model name to prediction }
@@ -25,6 +27,7 @@ export function setImages(list) {
   const isOne = images.length < 2;
   element("gallery").hidden = isOne;
   element("saving").textContent = "";
+  element("thumbs").replaceChildren();
   if (!isOne) element("list").replaceChildren(...images.map(({ name }, i) => new Option(`${i + 1}. ${name}`, i)));
   return go(0);
 }
@@ -37,8 +40,45 @@ function go(to) {
     element("previous").disabled = at === 0;
     element("next").disabled = at === images.length - 1;
     element("place").textContent = `${at + 1} of ${images.length}`;
+    showThumbs();
   }
   return show(images[at]);
+}
+
+// The group of thumbnails around the shown image. The select and the arrow keys do the same from the keyboard.
+function showThumbs() {
+  const [box, first] = [element("thumbs"), at - at % GROUP];
+  if (!box.children.length || box.dataset.first !== String(first)) {
+    box.dataset.first = first;
+    const group = images.slice(first, first + GROUP);
+    box.replaceChildren(...group.map(({ name }, i) => makeThumb(name, first + i)));
+    drawThumbs(group, [...box.children]);
+  }
+  [...box.children].forEach((thumb, i) => thumb.setAttribute("aria-current", first + i === at));
+  const thumb = box.children[at - first];
+  box.scrollLeft = thumb.offsetLeft - (box.clientWidth - thumb.offsetWidth) / 2;
+}
+
+function makeThumb(name, number) {
+  const thumb = Object.assign(document.createElement("button"), { type: "button", tabIndex: -1, title: name });
+  thumb.textContent = number + 1; // also what is left where the browser cannot show the file
+  thumb.addEventListener("click", () => go(number));
+  return thumb;
+}
+
+async function drawThumbs(group, thumbs) { // one after the other: a decoded photograph takes 50 MB
+  for (const [i, { name, file }] of group.entries()) {
+    try {
+      const bitmap = await createImageBitmap(file, { resizeHeight: THUMB, resizeQuality: "low" });
+      if (!thumbs[i].isConnected) return bitmap.close();
+      const canvas = Object.assign(document.createElement("canvas"), { width: bitmap.width, height: bitmap.height });
+      canvas.getContext("2d").drawImage(bitmap, 0, 0);
+      bitmap.close();
+      canvas.setAttribute("role", "img");
+      canvas.setAttribute("aria-label", name);
+      thumbs[i].replaceChildren(canvas);
+    } catch { /* its number stays */ }
+  }
 }
 
 export function mark(image, isRefused) { // in the list
@@ -52,7 +92,8 @@ export function keep(image) {
   recent.delete(image);
   recent.add(image);
   const bytes = ({ content, predictions }) => [...predictions.values()].reduce(
-    (sum, { mask, parts, png }) => sum + mask.length + (parts?.byteLength ?? 0) + (png?.size ?? 0), content?.size ?? 0);
+    (sum, { mask, parts, png, confidence }) => sum + mask.length + (parts?.byteLength ?? 0) + (png?.size ?? 0)
+      + (confidence?.length ?? 0), content?.size ?? 0);
   let all = [...recent].reduce((sum, other) => sum + bytes(other), 0);
   for (const old of recent) {
     if (old === image || all <= KEPT_BYTES) break;

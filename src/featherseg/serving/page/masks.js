@@ -19,6 +19,16 @@ export async function predict(image, name, model, options) {
   return fromPng(await (await segment(image, name, model.name, "png", options)).arrayBuffer(), model);
 }
 
+// -> Promise of the probability of each pixel's class, 0 to 255.
+export async function readConfidence(image, name, model, options) {
+  const blob = await (await segment(image, name, model.name, "confidence", options)).blob();
+  const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
+  const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d");
+  context.drawImage(bitmap, 0, 0);
+  const { data } = context.getImageData(0, 0, bitmap.width, bitmap.height);
+  return Uint8Array.from({ length: data.length / 4 }, (_, at) => data[4 * at]);
+}
+
 async function fromPng(buffer, model) {
   const { size, values } = await decodeIndexPng(new Uint8Array(buffer));
   const counts = new Float64Array(256);

@@ -5,8 +5,8 @@ import * as gallery from "./gallery.js";
 import { emptyImage, openImage } from "./image.js";
 import { isLive, openIntake, readImage } from "./intake.js";
 import * as legend from "./legend.js";
-import { predict } from "./masks.js";
-import { keepToken, readLimits, readModels, takeToken } from "./service.js";
+import { predict, readConfidence } from "./masks.js";
+import { keepToken, readLimits, readModels, segment, takeToken } from "./service.js";
 import { askToken, showBusy, showError, showMessage } from "./status.js";
 import * as view from "./view.js";
 
@@ -55,7 +55,9 @@ function chooseModels() {
   element("camera").disabled = Boolean(grey);
   element("camera").title = grey ? `${grey.name} takes images of another kind than a camera's: choose files.` : "";
   legend.listClasses(chosen());
-  const licences = chosen().map(({ name, licence }) => `Weights of ${name}: ${licence || "no licence stated"}.`);
+  const stated = chosen().filter(({ licence }) => licence && licence !== "not stated"); // one's own need none
+  const licences = stated.map(({ name, licence }) => `Weights of ${name}: ${licence}.`);
+  element("confidence").disabled = chosen().some(({ panoptic }) => panoptic);
   element("licence").textContent = licences.join(" ");
   element("saves-note").textContent = other.value ? `All are of ${first.value}, without the comparison.` : "";
   if (current && !isLive()) open(current);
@@ -85,6 +87,7 @@ async function open(image) {
       const prediction = await predict(image.content, image.name, model, { signal, onWait: showBusy });
       image.predictions.set(model.name, prediction);
     }
+    if (!isMoving) await askConfidence(image, wanted, signal);
     if (signal.aborted) return false;
     showPredictions(image, wanted.map(({ name }) => image.predictions.get(name)), isMoving);
     element("caption").textContent += `, ${Math.round(performance.now() - begin)} ms`;
@@ -101,6 +104,38 @@ async function open(image) {
   } finally {
     if (!signal.aborted) element("frame").setAttribute("aria-busy", false);
   }
+}
+
+// What is shown of the models' confidence, where that is wanted.
+async function askConfidence(image, wanted, signal) {
+  const box = element("confidence");
+  try {
+    for (const model of box.checked && !box.disabled ? wanted : []) {
+      const prediction = image.predictions.get(model.name);
+      prediction.confidence ??= await readConfidence(image.content, image.name, model, { signal, onWait: showBusy });
+    }
+  } catch (error) { // an exported file may give masks alone
+    if (signal.aborted) throw error;
+    box.checked = false;
+    showMessage(error.message, true);
+  }
+  view.showDoubt(box.checked && !box.disabled);
+}
+
+async function changeConfidence() {
+  view.showDoubt(false);
+  if (shown && shown === current) {
+    const { signal } = asking;
+    element("frame").setAttribute("aria-busy", true);
+    try {
+      await askConfidence(shown, chosen(), signal);
+    } catch (error) {
+      if (!signal.aborted) throw error;
+    }
+    if (signal.aborted) return; // an image that was opened meanwhile takes its place
+    element("frame").setAttribute("aria-busy", false);
+  }
+  view.repaint(legend.isShown);
 }
 
 function showAlone(canvas) { // before any model has answered
@@ -140,7 +175,7 @@ function fail(error, again) {
 }
 
 function setSaves(can) {
-  element("save-mask").disabled = element("save-overlay").disabled = !can;
+  for (const id of ["save-mask", "save-polygons", "save-overlay"]) element(id).disabled = !can;
 }
 
 async function saveMask() {
@@ -149,6 +184,17 @@ async function saveMask() {
     save(await gallery.readMask(shown, chosen()[0], { onWait: showBusy }), name);
   } catch (error) {
     fail(error, saveMask);
+  }
+}
+
+async function savePolygons() {
+  const name = `${stem(shown.name)}_coco.json`;
+  try {
+    const content = shown.content ?? await readImage(shown);
+    const answer = await segment(content, shown.name, chosen()[0].name, "coco", { onWait: showBusy });
+    save(await answer.blob(), name);
+  } catch (error) {
+    fail(error, savePolygons);
   }
 }
 
@@ -185,7 +231,9 @@ element("opacity").addEventListener("input", () => {
   element("percent").textContent = `${element("opacity").value}%`;
   view.setOpacity(opacity());
 });
+element("confidence").addEventListener("change", changeConfidence);
 element("save-mask").addEventListener("click", saveMask);
+element("save-polygons").addEventListener("click", savePolygons);
 element("save-overlay").addEventListener("click", saveOverlay);
 element("save-all").addEventListener("click", saveAll);
 legend.onToggle(() => view.repaint(legend.isShown));

@@ -1,8 +1,11 @@
-// What lies over the image: the classes' colours, and of a panoptic model its objects' outlines and names.
+// What lies over the image: the classes' colours and outlines, or of a panoptic model its objects' outlines and names.
 
 const PAPER = "#fafaf8";
 const INK = "#1c1c1e";
 const LONGEST_NAME = 28; // letters, after which a name is cut
+
+// Whether the image is unchanged where a class is, as `predict` leaves it: a background, or a class in black.
+export const isClear = ({ name, color }) => /^(__?|)background\1$/i.test(name) || !color.some(Boolean);
 
 // Colours of the classes that isShown, on a canvas of the mask's size. What is no class is black, as `predict` draws
 // it, unless all classes are off.
@@ -10,8 +13,8 @@ export function paintColors(canvas, { size, mask, model }, isShown) {
   const table = new Uint32Array(256); // of RGBA in the order of this machine's bytes
   const bytes = new Uint8Array(table.buffer);
   if (model.classes.some(({ name }) => isShown(name))) table.fill(pixel(0, 0, 0));
-  model.classes.forEach(({ name, color }, i) => { // a black class would darken the image
-    bytes.set([...color, isShown(name) && color.some(Boolean) ? 255 : 0], 4 * i);
+  model.classes.forEach((info, i) => {
+    bytes.set([...info.color, isShown(info.name) && !isClear(info) ? 255 : 0], 4 * i);
   });
   const context = fit(canvas, size);
   const image = context.createImageData(canvas.width, canvas.height);
@@ -20,15 +23,25 @@ export function paintColors(canvas, { size, mask, model }, isShown) {
   context.putImageData(image, 0, 0);
 }
 
-// Outlines and names of the objects whose class isShown; nothing for a model without objects.
-export function paintMarks(canvas, prediction, isShown) {
-  const context = fit(canvas, prediction.parts ? prediction.size : [1, 1]);
-  if (!prediction.parts) return;
-  const marked = [false, ...prediction.segments.map((found) => found.thing && isShown(found.name))];
+// The less certain a pixel's class is, the more opaque is its red.
+export function paintDoubt(canvas, { size, confidence }) {
+  const context = fit(canvas, size);
   const image = context.createImageData(canvas.width, canvas.height);
-  outline(new Uint32Array(image.data.buffer), prediction, marked);
+  confidence.forEach((share, at) => image.data.set([220, 20, 60, 255 - share], 4 * at));
   context.putImageData(image, 0, 0);
-  writeNames(context, prediction, marked);
+}
+
+// Outlines of the classes that isShown, in their colours; of a panoptic model those of its objects, with their names.
+export function paintMarks(canvas, prediction, isShown) {
+  const { model: { classes }, mask, parts, segments, size } = prediction;
+  const context = fit(canvas, size);
+  const marked = parts ? [false, ...segments.map((found) => found.thing && isShown(found.name))]
+    : classes.map((info) => isShown(info.name) && !isClear(info));
+  const colors = parts ? marked.map(() => pixel(0xfa, 0xfa, 0xf8)) : classes.map(({ color }) => pixel(...color));
+  const image = context.createImageData(canvas.width, canvas.height);
+  outline(new Uint32Array(image.data.buffer), size, parts ?? mask, marked, colors);
+  context.putImageData(image, 0, 0);
+  if (parts) writeNames(context, prediction, marked);
 }
 
 function pixel(red, green, blue) { // opaque, as one number
@@ -40,8 +53,7 @@ function fit(canvas, [height, width]) {
   return canvas.getContext("2d");
 }
 
-function outline(pixels, { size: [height, width], parts }, marked) {
-  const paper = pixel(0xfa, 0xfa, 0xf8);
+function outline(pixels, [height, width], parts, marked, colors) {
   const reach = Math.max(1, Math.round(Math.max(height, width) / 1000)); // pixels
   for (let y = 0, at = 0; y < height; y++) {
     for (let x = 0; x < width; x++, at++) {
@@ -50,7 +62,7 @@ function outline(pixels, { size: [height, width], parts }, marked) {
       for (let step = 1; step <= reach; step++) {
         if ((x >= step && parts[at - step] !== part) || (x + step < width && parts[at + step] !== part)
           || (y >= step && parts[at - step * width] !== part)
-          || (y + step < height && parts[at + step * width] !== part)) pixels[at] = paper;
+          || (y + step < height && parts[at + step * width] !== part)) pixels[at] = colors[part];
       }
     }
   }
