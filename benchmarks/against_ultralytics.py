@@ -391,7 +391,7 @@ def main() -> None:
     parser.add_argument("datasets", nargs="+", metavar="DATASET")
     parser.add_argument("--data-root", type=Path, help="where a dataset with a name lies")
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--models", nargs="+", default=[*PEERS, *OURS], help="of both sides")
+    parser.add_argument("--models", nargs="*", default=[*PEERS, *OURS], help="of both sides")
     parser.add_argument(
         "--scratch", nargs="*", default=SCRATCH, help="of ours, what is trained without weights too"
     )
