@@ -6,15 +6,19 @@
 
 DATASET is as for against_plain.py. Of its training images so many keep their masks: they are
 ordered by their rarest class and by name, cut into as many parts, and one is drawn from each by the
-seed. Five more are drawn for validation; all others have no mask. The rest of a way is `featherseg
-train --minutes M`. Ways are chosen on `--judge val` (CamVid: its dev), and judged on `--judge
-test`. The rows are in tables/few_masks.jsonl, and the same command does what is missing.
+seed. Five more are drawn for validation; all others have no mask. A way is `featherseg train
+--minutes M`, or two of them: the first learns from the masks alone, and what it sees in the images
+without masks teaches the second, softly (`--teacher`) or as masks of the pixels that it is sure of.
+Ways are chosen on `--judge val` (CamVid: its dev), and judged on `--judge test`. The rows are in
+tables/few_masks.jsonl, and the same command does what is missing.
 """
 
 import argparse
+import shutil
+import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,8 @@ import torch
 from against_plain import Source, Task
 from PIL import Image
 
-from featherseg.core.files import read_lines, write_text
+from featherseg import Predictor
+from featherseg.core.files import load_json, read_lines, write_text
 from featherseg.core.types import IGNORE
 from featherseg.data.datasets.dataset_toml import DatasetToml, toml_text
 from featherseg.data.images.palettes import color_text
@@ -36,14 +41,33 @@ VALIDATION = 5
 
 
 @dataclass(frozen=True)
+class Taught:
+    """How a second training learns from what the first sees in images without masks."""
+
+    confidence: float = 0.0
+    """0: from logits. Else from masks, of the pixels where the first is at least so confident."""
+    share: float = 0.5
+    """Of the minutes, for the first training."""
+    goes_on: bool = True
+    """Whether the second begins with the weights of the first."""
+
+
+@dataclass(frozen=True)
 class Way:
     """A way to learn from few masks: a recipe, what it changes, a run that it begins with."""
 
     changes: tuple[str, ...] = ()
     recipe: str = plain.MODEL
     init: str | None = None
+    taught: Taught | None = None
 
 
+STRONG = (
+    "augment.brightness=0.6",
+    "augment.contrast=0.6",
+    "augment.saturation=0.6",
+    "augment.blur=0.3",
+)
 WAYS = {
     "default": Way(),
     "half-light": Way(recipe="frm-lite0-half-light"),
@@ -54,20 +78,19 @@ WAYS = {
     "average of a tenth": Way(("train.ema_share=0.1",)),
     "CutMix": Way(("augment.cutmix=0.5",)),
     "copy and paste": Way(("augment.copy_paste=0.5",)),
-    "strong colours": Way(
-        (
-            "augment.brightness=0.6",
-            "augment.contrast=0.6",
-            "augment.saturation=0.6",
-            "augment.blur=0.3",
-        )
-    ),
+    "strong colours": Way(STRONG),
     "wide scales": Way(("augment.scale=[0.5, 2.0]",)),
     "weight decay": Way(("train.weight_decay=0.1",)),
     "batches of four": Way(("train.batch_size=4",)),
     "smoothed labels": Way(("loss.label_smoothing=0.1",)),
     "road first": Way(init="road"),
     "indoor first": Way(init="indoor"),
+    "taught": Way(taught=Taught()),
+    "taught anew": Way(taught=Taught(goes_on=False)),
+    "taught late": Way(taught=Taught(share=0.7)),
+    "sure masks": Way(taught=Taught(0.9)),
+    "likely masks": Way(taught=Taught(0.7)),
+    "sure masks, strong": Way((*STRONG, "augment.cutmix=0.5"), taught=Taught(0.9)),
 }
 
 
@@ -122,18 +145,69 @@ def write_few(source: Source, masks: int, seed: int, judge: str, out: Path) -> S
     return Source(label, str(path))
 
 
+def write_confident(
+    run: str, source: Source, unlabelled: Path, confidence: float, folder: Path
+) -> Source:
+    """Write a dataset whose training images are half images with masks, half what a run labels.
+
+    Pixels where the run is less confident (0..1) are ignored. The images with masks are repeated.
+    """
+    data, to = Path(source.data).parent, folder / "confident"
+    path = to / "dataset.toml"
+    if path.is_file():
+        return Source(source.label, str(path))
+    for part in ("images", "masks"):
+        shutil.copytree(data / part, to / part, dirs_exist_ok=True)
+    predictor = Predictor(run, device="cpu")
+    predictor.soft = "confidence"
+    files = sorted(unlabelled.glob("*.png"))
+    for file in files:
+        seen = predictor(file)
+        mask = np.where(seen.soft >= 255 * confidence, seen.mask, IGNORE).astype(np.uint8)
+        Image.fromarray(mask).save(to / "masks" / "train" / f"seen-{file.name}")
+        shutil.copyfile(file, to / "images" / "train" / f"seen-{file.name}")
+    own = sorted((data / "masks" / "train").glob("*.png"))
+    for number in range(len(own), len(files)):
+        file = own[number % len(own)]
+        for part in ("images", "masks"):
+            shutil.copyfile(
+                data / part / "train" / file.name, to / part / "train" / f"again-{number}.png"
+            )
+    shutil.copyfile(source.data, path)
+    return Source(source.label, str(path))
+
+
 class Bench(minutes.Bench):
     """Tasks of `task_of`, some of which begin with a run."""
 
     def train(self, task: Task, source: Source, folder: Path, *more: str) -> None:
-        init = task.settings.get("init")
-        super().train(task, source, folder, *(["--init", init] if init else []), *more)
+        way = WAYS[task.settings["way"]]
+        begin = ["--init", way.init] if way.init else []
+        if not way.taught:
+            super().train(task, source, folder, *begin, *more)
+            return
+        first = folder / "first"
+        first.mkdir(exist_ok=True)
+        begun = time.monotonic()
+        super().train(replace(task, minutes=way.taught.share * task.minutes), source, first, *begin)
+        before = load_json(first / "processor.json")["seconds"]
+        run, unlabelled = str(first / "run"), Path(source.data).parent / "unlabelled"
+        if way.taught.confidence:
+            taught = write_confident(run, source, unlabelled, way.taught.confidence, folder)
+            teaching = []
+        else:
+            taught, teaching = source, ["--teacher", run, "--unlabelled", str(unlabelled)]
+        rest = task.minutes - (time.monotonic() - begun) / 60
+        begin = ["--init", run] if way.taught.goes_on else []
+        super().train(replace(task, minutes=round(rest, 3)), taught, folder, *begin, *teaching)
+        plain.note_processor(folder, before)
 
 
 def task_of(name: str, source: Source, length: float, seed: int) -> Task:
     """Return the training of a way."""
     way = WAYS[name]
     more: dict[str, Any] = {"way": name} | ({"init": way.init} if way.init else {})
+    more |= {"taught": asdict(way.taught)} if way.taught else {}
     return minutes.task_of(way.recipe, way.changes, "test", source, length, seed, **more)
 
 

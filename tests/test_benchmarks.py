@@ -1231,7 +1231,7 @@ def test_scripts_that_time_do_it_by_turns(load):
         "fit_default",
         "cores",
     }
-    alone |= {"paper_recipes", "paper_regime", "cluster_throughput"}
+    alone |= {"paper_recipes", "paper_regime", "cluster_throughput", "few_masks"}
     for file in SCRIPTS:
         tree = ast.parse(file.read_text())
         names = {
@@ -1375,10 +1375,41 @@ def test_few_masks_are_drawn_from_all_parts_of_a_dataset(load):
 def test_every_way_to_learn_from_few_masks_is_a_recipe(load):
     ways = load("few_masks").WAYS
     default = parse_recipe(read_recipe(ways["default"].recipe), ways["default"].changes)
-    as_default = [
-        name
-        for name, way in ways.items()
-        if parse_recipe(read_recipe(way.recipe), way.changes) == default
+    for name, way in ways.items():
+        changed = parse_recipe(read_recipe(way.recipe), way.changes) != default
+        # a recipe of its own, a change, a run to begin with or a first training: one at least
+        assert changed or way.init or way.taught or name == "default"
+        assert changed == bool(way.changes or way.recipe != ways["default"].recipe)
+
+
+def test_a_model_labels_what_it_is_sure_of(load, tmp_path, monkeypatch):
+    few_masks, data = load("few_masks"), tmp_path / "data"
+    for name in ("images/train/0000.png", "images/train/0003.png", "unlabelled/0001.png"):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 1)).save(data / name)
+    shutil.copyfile(data / "unlabelled/0001.png", data / "unlabelled/0002.png")
+    shutil.copyfile(data / "unlabelled/0001.png", data / "unlabelled/0004.png")
+    (data / "masks" / "train").mkdir(parents=True)
+    for name in ("0000.png", "0003.png"):
+        Image.fromarray(np.array([[0, 1]], np.uint8)).save(data / "masks" / "train" / name)
+    (data / "dataset.toml").write_text('name = "few"\n', encoding="utf-8")
+
+    class Sure:
+        def __init__(self, run, device):
+            assert run == "first"
+
+        def __call__(self, file):
+            assert self.soft == "confidence"
+            return SimpleNamespace(mask=np.array([[2, 3]]), soft=np.array([[255, 200]], np.uint8))
+
+    monkeypatch.setattr(few_masks, "Predictor", Sure)
+    source = few_masks.Source("few", str(data / "dataset.toml"))
+    written = few_masks.write_confident("first", source, data / "unlabelled", 0.9, tmp_path)
+    masks = Path(written.data).parent / "masks" / "train"
+    seen = [np.array(Image.open(path)).tolist() for path in sorted(masks.iterdir())]
+    # two that are labelled, one of them again, and three with the pixel that is sure
+    assert seen == [[[0, 1]], [[0, 1]], [[0, 1]], *[[[2, 255]]] * 3]
+    images = Path(written.data).parent / "images" / "train"
+    assert [path.name for path in sorted(images.iterdir())] == [
+        p.name for p in sorted(masks.iterdir())
     ]
-    # models share a recipe's settings but for the name, and a warm start changes no key
-    assert as_default == ["default", *(name for name, way in ways.items() if way.init)]
