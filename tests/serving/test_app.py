@@ -5,6 +5,7 @@ import base64
 import json
 import logging
 import threading
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -23,13 +24,20 @@ from support.models.color_model import (
     until,
 )
 
+from featherseg.converters import convert
 from featherseg.core.errors import ConfigError
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.soft_output import SoftKind, save_soft
 from featherseg.inference.tiling import process_bytes
 from featherseg.serving import service
 from featherseg.serving.models import Served
-from featherseg.serving.schema import BatchAnswer, CocoAnswer, GeoJsonAnswer, MaskAnswer
+from featherseg.serving.schema import (
+    BatchAnswer,
+    CocoAnswer,
+    CocoBatchAnswer,
+    GeoJsonAnswer,
+    MaskAnswer,
+)
 from featherseg.serving.settings import Limits
 
 
@@ -333,12 +341,65 @@ def test_coco_and_geojson_are_those_of_the_prediction(client):
     geojson = client.post("/v1/segment?format=geojson", files=form(content))
     types = [response.headers["content-type"] for response in (coco, geojson)]
     assert types == ["application/json", "application/geo+json"]
-    prediction = color_predictor()(image())
+    prediction = replace(color_predictor()(image()), file_name="photo.png")
     assert CocoAnswer.model_validate_json(coco.content).model_dump() == prediction.to_coco()
     assert geojson.json() == prediction.to_geojson()
     GeoJsonAnswer.model_validate_json(geojson.content)
-    refused = client.post("/v1/segment/batch?format=coco", files=several(content))
-    assert refusal(refused) == (422, "query")
+
+
+def named(**contents: bytes) -> list:
+    return [("images", (f"{name}.png", content)) for name, content in contents.items()]
+
+
+def test_a_batch_is_one_coco_file_of_all_images(client, tmp_path):
+    sizes = {"a": (24, 40), "b": (12, 9)}
+    images = {name: image(seed, size) for seed, (name, size) in enumerate(sizes.items())}
+    contents = {name: encoded(pixels) for name, pixels in images.items()}
+    files = named(a=contents["a"], text=b"no image", b=contents["b"])
+    response = client.post("/v1/segment/batch?format=coco", files=files)
+    found = CocoBatchAnswer.model_validate_json(response.content).model_dump()
+    (refused,) = found.pop("refused")
+    assert (refused["file_name"], refused["error"]["code"]) == ("text.png", "format")
+    assert {row["id"]: row["file_name"] for row in found["images"]} == {1: "a.png", 3: "b.png"}
+    ids = [row["id"] for row in found["annotations"]]
+    assert len(set(ids)) == len(ids)
+    for number, name in ((1, "a"), (3, "b")):
+        alone = replace(color_predictor()(images[name]), file_name=f"{name}.png").to_coco()
+        own = [row for row in found["annotations"] if row["image_id"] == number]
+        assert [row["segmentation"] for row in own] == [
+            row["segmentation"] for row in alone["annotations"]
+        ]
+        assert found["categories"] == alone["categories"]
+
+    # Our own converter reads the answer
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "coco.json").write_bytes(response.content)
+    for name, content in contents.items():
+        (tmp_path / "export" / f"{name}.png").write_bytes(content)
+    converted = convert(tmp_path / "export", tmp_path / "out")
+    assert converted.images == {"all": 2}
+
+
+def test_a_batch_of_refused_images_is_a_coco_file_without_images(client):
+    response = client.post("/v1/segment/batch?format=coco", files=named(a=b"", b=b"no image"))
+    found = CocoBatchAnswer.model_validate_json(response.content)
+    assert (found.images, found.annotations, found.categories) == ([], [], [])
+    assert [row.file_name for row in found.refused] == ["a.png", "b.png"]
+
+
+def test_a_batch_in_geojson_names_each_image(client):
+    pixels = image(1, (12, 9))
+    files = named(a=encoded(image()), text=b"no image", b=encoded(pixels))
+    response = client.post("/v1/segment/batch?format=geojson", files=files)
+    BatchAnswer.model_validate_json(response.content)
+    first, text, last = response.json()["results"]
+    assert (first["name"], text["error"]["code"], last["name"]) == ("a.png", "format", "b.png")
+    assert last == replace(color_predictor()(pixels), file_name="b.png").to_geojson()
+
+
+def test_a_name_of_many_letters_is_cut(client):
+    files = form(encoded(image()), name="n" * 999)
+    assert client.post("/v1/segment?format=geojson", files=files).json()["name"] == "n" * 255
 
 
 def test_a_batch_answers_in_order_and_one_bad_image_leaves_the_others_alone(client):

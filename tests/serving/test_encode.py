@@ -10,9 +10,10 @@ from support.models.color_model import CLASSES, color_predictor, image, mask_in
 
 from featherseg.data.images.georeference import Georeference, Tag, geotiff_bytes
 from featherseg.serving import encode
-from featherseg.serving.encode import encoder, file_encoder, mask_png
+from featherseg.serving.encode import batch_encoders, encoder, file_encoder, mask_png
 from featherseg.serving.refusal import Refused
 from featherseg.serving.schema import MaskAnswer
+from featherseg.serving.uploads import Upload
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,8 @@ def test_a_geotiff_has_its_own_coordinates_in_geojson():
     mask = np.zeros((20, 30), np.uint8)
     content = geotiff_bytes(mask, CLASSES, bytes(768), Georeference("<", tuple(tags)))
     prediction = color_predictor()(image())
-    found = json.loads(file_encoder("geojson", content)(prediction))
+    found = json.loads(file_encoder("geojson", Upload(content, "field.tif"))(prediction))
+    assert found["name"] == "field.tif"
     assert found["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
     x, y = found["features"][0]["geometry"]["coordinates"][0][0]
     assert 4e5 <= x <= 4e5 + 20
@@ -120,8 +122,11 @@ def test_a_geotiff_has_its_own_coordinates_in_geojson():
 @pytest.mark.parametrize("form", ["coco", "geojson"])
 def test_noise_is_refused_before_it_becomes_a_file(form, monkeypatch):
     monkeypatch.setattr(encode, "MOST_FILE_CORNERS", 100)
-    with pytest.raises(Refused, match=r"limit is 100\. Ask for format=png"):
-        file_encoder(form, b"")(color_predictor()(image()))
+    noise, upload = color_predictor()(image()), Upload(b"", "noise.png")
+    (encode_in_batch,) = batch_encoders("color", form, [upload])
+    for encode_noise in (file_encoder(form, upload), encode_in_batch):
+        with pytest.raises(Refused, match=r"limit is 100\. Ask for format=png"):
+            encode_noise(noise)
 
 
 @pytest.mark.parametrize(("form", "limit"), [("rle", "MOST_RUNS"), ("polygons", "MOST_CORNERS")])

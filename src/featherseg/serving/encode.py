@@ -16,6 +16,7 @@ from featherseg.inference.predictor import Prediction, class_counts
 from featherseg.inference.soft_output import confidence_png, probabilities_npz
 from featherseg.serving.refusal import Refused
 from featherseg.serving.schema import FileFormat, Format
+from featherseg.serving.uploads import Upload
 
 MOST_RUNS, MOST_CORNERS = 2_000_000, 500_000
 """Most runs and corners of one mask; beyond, its JSON takes many seconds and 150 MB.
@@ -68,22 +69,87 @@ def encoder(model: str, format: Format) -> Callable[[Prediction], bytes]:
     return encode
 
 
-def file_encoder(format: FileFormat, content: bytes) -> Callable[[Prediction], bytes]:
+def file_encoder(format: FileFormat, upload: Upload) -> Callable[[Prediction], bytes]:
     """Return a function that encodes a prediction as a COCO file or as GeoJSON.
 
     The function raises Refused (413) for a mask with too many corners.
 
     Args:
         format: coco or geojson.
-        content: The image, which may be a GeoTIFF.
+        upload: The image, which may be a GeoTIFF, and its name, which the answer contains.
     """
 
     def encode(prediction: Prediction) -> bytes:
         _check_corners(prediction.mask, MOST_FILE_CORNERS)
         if format == "coco":
-            return _json(prediction.to_coco())
-        place, _ = unused_parts(EncodedImage(content), prediction.image.shape[2])
-        return _json(replace(prediction, georeference=place).to_geojson())
+            return _json(replace(prediction, file_name=upload.name).to_coco())
+        place, _ = unused_parts(EncodedImage(upload.content), prediction.image.shape[2])
+        named = replace(prediction, file_name=upload.name, georeference=place)
+        return _json(named.to_geojson())
+
+    return encode
+
+
+class CocoPart(NamedTuple):
+    """What one image adds to the lists of a COCO file, as JSON without their brackets."""
+
+    images: bytes
+    annotations: bytes
+    categories: bytes
+
+
+def batch_encoders(
+    model: str, format: Format | FileFormat, uploads: Sequence[Upload]
+) -> list[Callable[[Prediction], bytes | CocoPart]]:
+    """Return a function for each image of a batch; `batch_answer` joins what they return.
+
+    The functions raise Refused (413) for a mask with too many runs or corners.
+    """
+    if format == "coco":
+        return [_coco_part_encoder(upload, number) for number, upload in enumerate(uploads, 1)]
+    if format == "geojson":
+        return [file_encoder(format, upload) for upload in uploads]
+    return [encoder(model, format)] * len(uploads)
+
+
+def batch_answer(
+    format: Format | FileFormat,
+    uploads: Sequence[Upload],
+    answers: Sequence[bytes | CocoPart | Refused],
+) -> bytes:
+    """Return the JSON of a batch: one COCO file, or `results` with an answer for each image."""
+    if format != "coco":
+        results = [
+            _json({"error": answer.record}) if isinstance(answer, Refused) else answer
+            for answer in answers
+        ]
+        return b'{"results":[%s]}' % b",".join(results)  # type: ignore[arg-type]
+    parts = [answer for answer in answers if isinstance(answer, CocoPart)]
+    refused = [
+        {"file_name": upload.name, "error": answer.record}
+        for upload, answer in zip(uploads, answers, strict=True)
+        if isinstance(answer, Refused)
+    ]
+    return b'{"images":[%s],"annotations":[%s],"categories":[%s],"refused":%s}' % (
+        b",".join(part.images for part in parts),
+        b",".join(part.annotations for part in parts if part.annotations),
+        parts[0].categories if parts else b"",
+        _json(refused),
+    )
+
+
+def _coco_part_encoder(upload: Upload, number: int) -> Callable[[Prediction], CocoPart]:
+    """Return a function that encodes the image with the id `number`, from 1 on."""
+
+    def encode(prediction: Prediction) -> CocoPart:
+        _check_corners(prediction.mask, MOST_FILE_CORNERS)
+        content = replace(prediction, file_name=upload.name).to_coco()
+        content["images"][0]["id"] = number
+        for annotation in content["annotations"]:
+            annotation["image_id"] = number
+            # A region has four corners at least, so that the ids of two images never meet
+            annotation["id"] += (number - 1) * MOST_FILE_CORNERS
+        return CocoPart(*(_json(content[key])[1:-1] for key in CocoPart._fields))
 
     return encode
 
@@ -165,5 +231,5 @@ def _check_corners(numbers: np.ndarray, most: int | None = None) -> None:
         )
 
 
-def _json(content: dict[str, Any]) -> bytes:
+def _json(content: Any) -> bytes:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,7 +1,6 @@
 """The paths of the API."""
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,7 +15,14 @@ from featherseg.core.errors import ConfigError
 from featherseg.inference.predictor import Prediction
 from featherseg.inference.soft_output import SoftKind, check_soft
 from featherseg.serving.admission import Body
-from featherseg.serving.encode import encode_soft, encoder, file_encoder, mask_png
+from featherseg.serving.encode import (
+    batch_answer,
+    batch_encoders,
+    encode_soft,
+    encoder,
+    file_encoder,
+    mask_png,
+)
 from featherseg.serving.models import Served
 from featherseg.serving.refusal import RETRY_LATER, Refused, failed, stopping
 from featherseg.serving.schema import (
@@ -24,6 +30,7 @@ from featherseg.serving.schema import (
     BatchQuery,
     ClassAnswer,
     CocoAnswer,
+    CocoBatchAnswer,
     ErrorAnswer,
     GeoJsonAnswer,
     MaskAnswer,
@@ -35,7 +42,7 @@ from featherseg.serving.schema import (
 )
 from featherseg.serving.service import Service
 from featherseg.serving.settings import Limits
-from featherseg.serving.uploads import read_files
+from featherseg.serving.uploads import Upload, read_files
 
 T = TypeVar("T")
 
@@ -74,6 +81,11 @@ MASK: dict[str, Any] = {
     "headers": MODEL,
     "description": "PNG; JSON for rle, polygons, coco and geojson; an .npz of float16 for "
     "probabilities.",
+}
+BATCH: dict[str, Any] = {
+    "model": BatchAnswer | CocoBatchAnswer,
+    "headers": MODEL,
+    "description": "For coco one file of all images; else one result for each image.",
 }
 JSON, GEOJSON = "application/json", "application/geo+json"
 
@@ -129,13 +141,14 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
         headers = {"X-Featherseg-Model": quote(model.name)}
         if query.format == "probabilities" or query.format == "confidence":
             return await segment_soft(request, model, query.format, headers)
-        async with received(service, request, "image", most=1) as (content,):
+        async with received(service, request, "image", most=1) as (upload,):
             encode: Callable[[Prediction], bytes] = mask_png
             if query.format == "coco" or query.format == "geojson":
-                encode = file_encoder(query.format, content)
+                encode = file_encoder(query.format, upload)
             elif query.format != "png":
                 encode = encoder(model.name, query.format)
-            segmenting = service.segment(model, content, encode, regions=query.format != "png")
+            regions = query.format != "png"
+            segmenting = service.segment(model, upload.content, encode, regions=regions)
             answer = await while_wanted(request, service, within(seconds, segmenting))
         media_type = {"png": "image/png", "geojson": GEOJSON}.get(query.format, JSON)
         return Response(answer, media_type=media_type, headers=headers)
@@ -149,14 +162,14 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
         except ConfigError as error:
             raise Refused(422, "query", str(error)) from None
         async with (
-            received(service, request, "image", most=1) as (content,),
+            received(service, request, "image", most=1) as (upload,),
             AsyncExitStack() as until_sent,
         ):
             if kind == "probabilities":
                 turn = service.probabilities_turn
                 await while_wanted(request, service, within(seconds, turn.acquire()))
                 until_sent.callback(turn.release)
-            segmenting = service.segment(model, content, encode_soft, soft=kind)
+            segmenting = service.segment(model, upload.content, encode_soft, soft=kind)
             answer = await while_wanted(request, service, within(seconds, segmenting))
             media_type = "application/octet-stream" if kind == "probabilities" else "image/png"
             return HeldResponse(
@@ -167,26 +180,29 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
         "/v1/segment/batch",
         summary="Segment several images; if one is refused, the others are unaffected",
         response_class=Response,
-        responses={**REFUSALS, 200: {"model": BatchAnswer, "headers": MODEL}},
+        responses={**REFUSALS, 200: BATCH},
         openapi_extra=multipart("images", several=True),
     )
     async def segment_batch(request: Request, query: Annotated[BatchQuery, Query()]) -> Response:
-        model, limits = service.model(query.model), service.settings.limits
-        encode = encoder(model.name, query.format)
+        model, seconds = service.model(query.model), service.settings.limits.seconds
 
-        async def one(content: bytes) -> bytes:
+        async def one(upload: Upload, encode: Callable[[Prediction], T]) -> T | Refused:
             try:
-                segmenting = service.segment(model, content, encode, regions=query.format != "png")
-                return await within(limits.seconds, segmenting)
+                regions = query.format != "png"
+                segmenting = service.segment(model, upload.content, encode, regions=regions)
+                return await within(seconds, segmenting)
             except Refused as refused:
-                return json.dumps({"error": refused.record}).encode()
+                return refused
             except Exception:
                 log.exception("an image of a batch failed")
-                return json.dumps({"error": failed().record}).encode()
+                return failed()
 
-        async with received(service, request, "images", limits.batch) as contents:
-            answers = await while_wanted(request, service, asyncio.gather(*map(one, contents)))
-        content = b'{"results":[' + b",".join(answers) + b"]}"
+        most = service.settings.limits.batch
+        async with received(service, request, "images", most) as uploads:
+            encoders = batch_encoders(model.name, query.format, uploads)
+            segmenting = asyncio.gather(*map(one, uploads, encoders))
+            answers = await while_wanted(request, service, segmenting)
+        content = batch_answer(query.format, uploads, answers)
         return Response(content, media_type=JSON, headers={"X-Featherseg-Model": quote(model.name)})
 
 
@@ -205,7 +221,7 @@ class HeldResponse(Response):
 @asynccontextmanager
 async def received(
     service: Service, request: Request, field: str, most: int
-) -> AsyncIterator[list[bytes]]:
+) -> AsyncIterator[list[Upload]]:
     """Yield the files of a form; each holds a slot once all have arrived.
 
     A slow sender so takes no slot from others. Raises Refused: 400, 408, 413, 429, 503.
@@ -215,13 +231,13 @@ async def received(
         async with asyncio.timeout(service.settings.limits.seconds) as deadline:
             body = Body(deadline)
             with service.bodies.hold(body):
-                contents = await read_files(
+                uploads = await read_files(
                     request, field, most, lambda size: service.bodies.grow(body, size)
                 )
                 body.arriving = False
                 deadline.reschedule(None)
-                with service.slots.take(len(contents)):
-                    yield contents
+                with service.slots.take(len(uploads)):
+                    yield uploads
     except TimeoutError:
         if service.ended.is_set():
             raise stopping() from None

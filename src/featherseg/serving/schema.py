@@ -14,7 +14,7 @@ FileFormat = Literal["coco", "geojson"]
 class BatchQuery(Config):
     """Parameters of /v1/segment/batch."""
 
-    format: Format = "png"
+    format: Literal[Format, FileFormat] = "png"
     model: str | None = None
 
 
@@ -110,7 +110,7 @@ class MaskAnswer(Config):
 
 
 class CocoAnswer(Config):
-    """The content of a COCO file with one image, as `Prediction.to_coco` returns it."""
+    """The content of a COCO file, as `Prediction.to_coco` returns it."""
 
     images: list[dict[str, Any]]
     annotations: list[dict[str, Any]]
@@ -129,7 +129,19 @@ class GeoJsonAnswer(Config):
 class BatchAnswer(Config):
     """The answers in the order of the images."""
 
-    results: list[MaskAnswer | ErrorAnswer]
+    results: list[MaskAnswer | GeoJsonAnswer | ErrorAnswer]
+
+
+class RefusedImage(ErrorAnswer):
+    """An image of a batch that was not segmented."""
+
+    file_name: str
+
+
+class CocoBatchAnswer(CocoAnswer):
+    """One COCO file of all images; those in `refused` are not among its images."""
+
+    refused: list[RefusedImage]
 
 
 def multipart(field: str, several: bool = False) -> dict[str, Any]:

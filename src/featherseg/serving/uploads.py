@@ -1,6 +1,7 @@
 """Read the files of a multipart form into memory; nothing is ever written to disk."""
 
 from collections.abc import AsyncGenerator, Callable
+from typing import NamedTuple
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
@@ -13,10 +14,20 @@ from featherseg.serving.refusal import Refused
 OTHER_FIELDS, OTHER_BYTES = 8, 10_000
 """Most other fields of a form, which are ignored, and most bytes of one; more are refused."""
 
+NAME_LETTERS = 255
+"""Most letters that are kept of a file's name, as most file systems allow."""
+
+
+class Upload(NamedTuple):
+    """One file of a form; `name` is what the client calls it, "" if it does not say."""
+
+    content: bytes
+    name: str
+
 
 async def read_files(
     request: Request, field: str, most: int, arrived: Callable[[int], None] = lambda size: None
-) -> list[bytes]:
+) -> list[Upload]:
     """Return the files of `field` in order, at least one and at most `most`.
 
     `arrived` is called with the size of every piece of the body before it is kept; it may raise
@@ -51,7 +62,7 @@ async def read_files(
             raise _bad(
                 f"expected a file in the field {field!r}, as `curl -F {field}=@photo.jpg` sends it."
             )
-        return [await file.read() for file in files]
+        return [Upload(await file.read(), (file.filename or "")[:NAME_LETTERS]) for file in files]
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
             raise Refused(

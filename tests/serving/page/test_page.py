@@ -3,6 +3,7 @@
 import json
 import re
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,14 @@ def test_polygons_are_downloaded_as_coco(page, served):
     assert [row["segmentation"] for row in found["annotations"]] == [
         row["segmentation"] for row in json.loads(json.dumps(wanted))["annotations"]
     ]
+
+
+def test_polygons_are_downloaded_as_geojson(page, served):
+    look(page, image())
+    name, content = download(page, "#save-geojson")
+    assert name == "street.geojson"
+    wanted = replace(served["colors"].predictor(image()), file_name="street.png")
+    assert json.loads(content) == wanted.to_geojson()
 
 
 def test_where_the_model_is_unsure_is_shown_in_place_of_the_classes(page, served):

@@ -175,7 +175,7 @@ function fail(error, again) {
 }
 
 function setSaves(can) {
-  for (const id of ["save-mask", "save-polygons", "save-overlay"]) element(id).disabled = !can;
+  for (const id of ["save-mask", "save-polygons", "save-geojson", "save-overlay"]) element(id).disabled = !can;
 }
 
 async function saveMask() {
@@ -187,14 +187,14 @@ async function saveMask() {
   }
 }
 
-async function savePolygons() {
-  const name = `${stem(shown.name)}_coco.json`;
+async function savePolygons(format, ending) {
+  const name = `${stem(shown.name)}${ending}`;
   try {
     const content = shown.content ?? await readImage(shown);
-    const answer = await segment(content, shown.name, chosen()[0].name, "coco", { onWait: showBusy });
+    const answer = await segment(content, shown.name, chosen()[0].name, format, { onWait: showBusy });
     save(await answer.blob(), name);
   } catch (error) {
-    fail(error, savePolygons);
+    fail(error, () => savePolygons(format, ending));
   }
 }
 
@@ -233,7 +233,8 @@ element("opacity").addEventListener("input", () => {
 });
 element("confidence").addEventListener("change", changeConfidence);
 element("save-mask").addEventListener("click", saveMask);
-element("save-polygons").addEventListener("click", savePolygons);
+element("save-polygons").addEventListener("click", () => savePolygons("coco", "_coco.json"));
+element("save-geojson").addEventListener("click", () => savePolygons("geojson", ".geojson"));
 element("save-overlay").addEventListener("click", saveOverlay);
 element("save-all").addEventListener("click", saveAll);
 legend.onToggle(() => view.repaint(legend.isShown));
