@@ -4,12 +4,14 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
@@ -17,6 +19,7 @@ from featherseg._version import __version__
 
 ROOT = Path(__file__).parents[1]
 IMAGE = ROOT / "Dockerfile"
+SPACE = ROOT / "examples" / "space"
 WORKFLOW = ROOT / ".github" / "workflows" / "tests.yml"
 DOCKER = (
     shutil.which("docker")
@@ -24,18 +27,17 @@ DOCKER = (
 )
 
 
-def instructions() -> list[tuple[str, str]]:
+def instructions(image: Path = IMAGE) -> list[tuple[str, str]]:
     """Of the Dockerfile: (FROM, its argument), without comments, lines joined."""
-    lines = [
-        line for line in IMAGE.read_text().splitlines() if line.strip() and not line.startswith("#")
-    ]
+    text = image.read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     joined = re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines()
     return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined)]
 
 
-def last_stage() -> dict[str, list[str]]:
+def last_stage(image: Path = IMAGE) -> dict[str, list[str]]:
     """Instruction -> its arguments, of the image that is kept."""
-    found = instructions()
+    found = instructions(image)
     start = max(number for number, (word, _) in enumerate(found) if word == "FROM")
     return {
         word: [rest for other, rest in found[start:] if other == word] for word, _ in found[start:]
@@ -108,6 +110,62 @@ def test_hadolint_finds_nothing_in_the_dockerfile():
         ["hadolint", "--no-color", IMAGE], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_space_is_built_as_the_image_is_and_serves_where_the_hub_asks():
+    head = yaml.safe_load((SPACE / "README.md").read_text(encoding="utf-8").split("---")[1])
+    assert (head["sdk"], head["license"]) == ("docker", "apache-2.0")
+    stage = last_stage(SPACE / "Dockerfile")
+    assert stage["EXPOSE"] == [str(head["app_port"])]
+    assert f"--port {head['app_port']} " in stage["CMD"][0]
+    assert stage["USER"] == ["1000:1000"]
+    assert stage["COPY"] == last_stage()["COPY"]
+    assert [rest for word, rest in instructions(SPACE / "Dockerfile") if word == "FROM"] == [
+        rest for word, rest in instructions() if word == "FROM"
+    ]
+    page = (ROOT / "docs/start/sharing.md").read_text(encoding="utf-8")
+    (archived,) = re.findall(
+        r"^git archive HEAD (.*) \| tar -x -C my-space/featherseg$", page, re.M
+    )
+    built_from = next(rest for word, rest in instructions() if word == "COPY").split()[:-1]
+    assert archived.split() == [*built_from, "src"]
+
+
+@pytest.mark.seconds
+def test_the_space_s_command_shows_the_page_and_asks_for_the_token(tmp_path):
+    stage = last_stage(SPACE / "Dockerfile")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = json.loads(stage["CMD"][0].replace("7860", str(port)))
+    (tmp_path / "featherseg").write_text(
+        f'#!/bin/sh\nexec {sys.executable} -m featherseg "$@"\n', encoding="utf-8"
+    )
+    (tmp_path / "featherseg").chmod(0o755)
+    variables = dict(part.split("=") for line in stage["ENV"] for part in line.split())
+    environment = {**os.environ, **variables, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment |= {"HOME": str(tmp_path), "SPACE_HOST": "me-roads.hf.space"}
+    environment |= {"FEATHERSEG_TOKEN": "known-to-the-owner"}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as service:
+        try:
+            assert service.stdout
+            assert any(line.startswith("http://") for line in service.stdout)
+            address = f"http://127.0.0.1:{port}"
+
+            def ask(path: str, **headers: str) -> httpx.Response:
+                headers = {"Host": "me-roads.hf.space"} | headers
+                return httpx.get(f"{address}{path}", headers=headers, trust_env=False)
+
+            assert "<title>featherseg</title>" in ask("/").text
+            assert ask("/", Host="elsewhere.hf.space").status_code == 403
+            assert ask("/v1/models").status_code == 401
+            models = ask("/v1/models", Authorization="Bearer known-to-the-owner").json()["models"]
+            assert [model["name"] for model in models] == ["road"]
+        finally:
+            service.terminate()
+        assert service.wait(60) == 0
 
 
 @pytest.mark.slow
