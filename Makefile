@@ -31,7 +31,7 @@ test-seconds: setup ## Run the tests that take seconds
 test-slow: setup ## Run the tests that take minutes
 	python -m pytest -m slow
 
-test-versions: setup ## Run the quick tests with the newest and the lowest versions of what is needed
+test-versions: setup ## Run the quick tests with the newest and the lowest versions, and those of other packages
 	@scripts/test_tools.sh
 	@scripts/versions.sh
 

@@ -59,7 +59,8 @@ def page() -> str:
 
 
 END = """The other keys of `[model]` are settings of its architecture, such as `context` of FRM's
-models. With a key that the model lacks, `train` lists those that it has.
+models. `backbone` takes `timm:NAME` too ([timm](start/other-packages.md#timm)). With a key that
+the model lacks, `train` lists those that it has.
 """
 
 

@@ -8,6 +8,7 @@ from functools import partial
 
 from featherseg.backbones.efficientformer_v2 import build_efficientformer_v2
 from featherseg.backbones.efficientnet import build_efficientnet, build_lite
+from featherseg.backbones.from_timm import PREFIX, TimmBackbone
 from featherseg.backbones.mit import build_mit
 from featherseg.backbones.mobilenet_v2 import MobileNetV2
 from featherseg.backbones.resnet import build_resnet
@@ -48,16 +49,21 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
 
 
 def build(name: str, output_stride: int = 32) -> Backbone:
-    """Build an untrained backbone: images (B, 3, H, W) -> the list of four stages.
+    """Build an untrained backbone by a name of BACKBONES, or "timm:NAME" for one of timm.
+
+    It maps images (B, 3, H, W) to the list of four stages.
 
     Every backbone has `stage_channels`, `mean` and `std` (0..255), `first_convolution`,
     `widen(channels)` and `rename_official(state)`. With output_stride 16 or 8 the last stages stay
-    at 1/16 or 1/8, by dilation. Raises UnknownName, and ConfigError for a backbone without a
-    dilated form.
+    at 1/16 or 1/8, by dilation. Raises UnknownName, MissingExtra without timm, and ConfigError for
+    a backbone without a dilated form or without such stages.
     """
-    if name not in BACKBONES:
+    if name.startswith(PREFIX):
+        backbone: Backbone = TimmBackbone(name)
+    elif name in BACKBONES:
+        backbone = BACKBONES[name]()
+    else:
         raise unknown("backbone", name, BACKBONES)
-    backbone = BACKBONES[name]()
     if output_stride != 32:
         backbone.dilate(output_stride)
     return backbone

@@ -18,6 +18,7 @@ import torch
 from packaging.version import Version
 from torch import Tensor, nn
 
+from featherseg.backbones import from_timm
 from featherseg.core.errors import WeightsError
 from featherseg.core.files import file_digest, home_folder, load_json
 from featherseg.layers.model import Backbone
@@ -95,8 +96,8 @@ class DownloadedFile:
 
     @property
     def fetched(self) -> bool:
-        """Whether `featherseg weights get` can fetch it: the address is that of the file."""
-        return self.address.startswith("https://") and self.address.endswith(f"/{self.file}")
+        """Whether `featherseg weights get` can fetch it: the address is that of a file."""
+        return self.address.startswith("https://") and self.address.endswith(Path(self.file).suffix)
 
     def remedy(self, backbone: str) -> str:
         """Return a sentence that says how to get the file."""
@@ -276,17 +277,27 @@ PRETRAINED: dict[str, PackageFile | DownloadedFile] = {
 }
 
 
-def find_pretrained(name: str) -> Path:
-    """Return the file of a backbone's ImageNet weights, with a checked sha256 if one was published.
+def published(name: str) -> PackageFile | DownloadedFile:
+    """Return where a backbone's ImageNet weights come from; for "timm:NAME" timm says it.
 
-    Raises WeightsError that says how to get a missing file, or names a file with other content.
+    Raises WeightsError if there are none.
     """
+    if name.startswith(from_timm.PREFIX):
+        return DownloadedFile(*from_timm.published_file(name))
     if name not in PRETRAINED:
         raise WeightsError(
             f"there are no pretrained weights for the backbone {name!r}; there are for "
             f"{', '.join(PRETRAINED)}. Train from scratch with --set model.pretrained=false."
         )
-    source = PRETRAINED[name]
+    return PRETRAINED[name]
+
+
+def find_pretrained(name: str) -> Path:
+    """Return the file of a backbone's ImageNet weights, with a checked sha256 if one was published.
+
+    Raises WeightsError that says how to get a missing file, or names a file with other content.
+    """
+    source = published(name)
     path = source.path()
     if path is None:
         raise WeightsError(
@@ -308,7 +319,7 @@ def load_pretrained(backbone: Backbone, name: str) -> dict[str, Any]:
     return {
         "file": path.name,
         "sha256": file_digest(path),
-        "licence": PRETRAINED[name].licence,
+        "licence": published(name).licence,
         **load_trunk(backbone, path, name),
     }
 
@@ -326,7 +337,7 @@ def load_trunk(backbone: Backbone, path: Path, name: str) -> dict[str, Any]:
         WeightsError: the file cannot be read; or one message for every key that is missing or of
             another shape, then nothing is copied.
     """
-    source = PRETRAINED[name]
+    source = published(name)
     wrapper = source.wrapper if isinstance(source, DownloadedFile) else ""
     state = read_state(path, wrapper, is_published=bool(source.sha256))
     renamed, unused = backbone.rename_official(strip_prefix(state)[0])
@@ -353,7 +364,7 @@ def read_state(path: Path, wrapper: str = "", *, is_published: bool = False) -> 
     if not is_published:
         refuse_unsafe_torch(path)
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             from safetensors.torch import load_file
 
             return load_file(path)
@@ -390,11 +401,15 @@ def read_state(path: Path, wrapper: str = "", *, is_published: bool = False) -> 
 
 def refuse_unsafe_torch(path: Path) -> None:
     """Raise WeightsError if a crafted checkpoint could run code in this torch (CVE-2026-24747)."""
-    if path.suffix != ".safetensors" and Version(torch.__version__) < Version("2.10"):
+    if not _is_safetensors(path) and Version(torch.__version__) < Version("2.10"):
         raise WeightsError(
             f"torch {torch.__version__} does not read checkpoints of others such as {path} safely "
             "(CVE-2026-24747). Use the weights as .safetensors, or run: pip install 'torch>=2.10'"
         )
+
+
+def _is_safetensors(path: Path) -> bool:
+    return path.name.removesuffix(".part").endswith(".safetensors")  # .part: being downloaded
 
 
 def _content(path: Path, error: Exception) -> str:

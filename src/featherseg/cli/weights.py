@@ -18,7 +18,8 @@ def weights(
         ),
     ] = None,
     backbones: Annotated[
-        list[str] | None, typer.Argument(metavar="[BACKBONE]...", help="Such as van-b1.")
+        list[str] | None,
+        typer.Argument(metavar="[BACKBONE]...", help="Such as van-b1 or timm:NAME."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -36,7 +37,7 @@ def weights(
         raise ConfigError("name the backbones to fetch, such as:\nfeatherseg weights get van-b1")
     if action == "get" and as_json:
         raise ConfigError("--json lists the weights; leave it out with get.")
-    from featherseg.backbones.weights import PRETRAINED, weights_folder
+    from featherseg.backbones.weights import published, weights_folder
     from featherseg.cli.progress import progress_bar
     from featherseg.cli.terminal import Console
     from featherseg.training.pretrained import fetch_pretrained, pretrained_rows
@@ -65,7 +66,7 @@ def weights(
                 bar(f"{file} {done / 1e6:.0f} of {(total or 0) / 1e6:.0f} MB", done, total)
 
             path, digest = fetch_pretrained(name, show)
-        published = bool(PRETRAINED[name].sha256)
-        check = "as published" if published else "not published, recorded next to the file"
+        source = published(name)
+        check = "as published" if source.sha256 else "not published, recorded next to the file"
         print(one_line(f"{name}: {path}"))
-        print(one_line(f"  sha256 {digest} ({check}); licence: {PRETRAINED[name].licence}"))
+        print(one_line(f"  sha256 {digest} ({check}); licence: {source.licence}"))

@@ -9,7 +9,7 @@ import torch
 from featherseg.backbones.weights import load_pretrained
 from featherseg.core.catalogue import Catalogue
 from featherseg.core.config import parse
-from featherseg.core.errors import ConfigError, did_you_mean, unknown
+from featherseg.core.errors import ConfigError, MissingExtra, did_you_mean, unknown
 from featherseg.layers.instance_branch import InstanceBranch
 from featherseg.layers.model import ModelConfig, ModelEntry, SegmentationModel
 from featherseg.models import (
@@ -128,8 +128,9 @@ def build(
         name: A name from `featherseg models`, or of an installed package.
         classes: Number of classes, 1 to 255.
         channels: Number of image channels; the first convolution is widened if it is not three.
-        options: Keys of the model's settings, as in a recipe's [model]: {"context": "ppm"}. With
-            options the model is first built without memory, to count its parameters.
+        options: Keys of the model's settings, as in a recipe's [model]: {"context": "ppm"}, or
+            {"backbone": "timm:mobilenetv4_conv_small"} if timm is installed. With options the
+            model is first built without memory, to count its parameters.
         most_parameters: With options, larger models are refused.
         pretrained: Load the ImageNet weights of the backbone, which `featherseg weights` lists.
 
@@ -142,6 +143,7 @@ def build(
         UnknownName: No model has that name.
         ConfigError: A number or an option is out of range.
         WeightsError: There are no such weights, or they are not on this machine.
+        MissingExtra: The backbone is timm's, which is not installed.
     """
     config = configure(name, options)
     if not (isinstance(classes, Integral) and 1 <= classes <= 255):
@@ -155,6 +157,8 @@ def build(
             with torch.device("meta"):
                 model = _built(name, config, classes, channels)
             parameters = sum(tensor.numel() for tensor in model.parameters())
+        except MissingExtra:  # timm
+            raise
         except Exception as error:  # a model checks its settings by failing
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConfigError(

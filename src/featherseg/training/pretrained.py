@@ -14,6 +14,7 @@ from featherseg.backbones.weights import (
     DownloadedFile,
     find_pretrained,
     load_trunk,
+    published,
     record_path,
     refuse_unsafe_torch,
     weights_folder,
@@ -63,7 +64,7 @@ def fetch_pretrained(
     that is there is checked, not fetched again.
 
     Args:
-        name: The backbone, such as "van-b1".
+        name: The backbone, such as "van-b1" or "timm:mobilenetv4_conv_small".
         progress: Called with (file name, bytes done, total bytes).
         loopback: Accept an address of this machine too (for tests).
 
@@ -72,7 +73,7 @@ def fetch_pretrained(
             does not fit.
         DownloadError: the file could not be fetched; the same call continues where it stopped.
     """
-    source = PRETRAINED.get(name)
+    source = published(name)
     if not isinstance(source, DownloadedFile) or source.path() or not (source.fetched or loopback):
         path = find_pretrained(name)
         return path, file_digest(path)
@@ -109,7 +110,7 @@ def fetch_pretrained(
 
 def _build(name: str) -> Backbone:
     """Return the untrained backbone, also one that only models have."""
-    if name in backbones.BACKBONES:
+    if name in backbones.BACKBONES or name.startswith(backbones.PREFIX):
         return backbones.build(name)
     return models.build(
         next(model for model, entry in models.MODELS.items() if entry.backbone == name), 2
