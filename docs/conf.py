@@ -40,7 +40,7 @@ pygments_style, pygments_dark_style = "friendly", "github-dark"
 
 REFERENCE = ("verbs", "recipe", "api", "formats", "performance", "systems", "architecture", "log")
 HELP = ("troubleshooting", "faq", "coming-from", "glossary")
-FIRST = ("own-camera", "folder", "frm")
+FIRST = ("tutorial", "own-camera", "folder", "frm")
 """Pages that come before the others of their folder."""
 
 
