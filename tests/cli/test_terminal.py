@@ -32,7 +32,9 @@ def test_our_own_colours_stay():
 
 def test_a_training_that_goes_on_for_longer_has_a_bar_of_its_own():
     shown = TrainingProgress()
-    for step, steps in ((1, 40), (40, 40), (41, 49), (49, 49)):
+    shown.step(1, 40, {"loss": 1.0})
+    assert shown.bar.tasks[0].description == "loss 1.000"  # no rate yet
+    for step, steps in ((40, 40), (41, 49), (49, 49)):
         shown.step(step, steps, {"loss": 1.0})
     (task,) = shown.bar.tasks
     assert (task.completed, task.total) == (49, 49)

@@ -248,7 +248,8 @@ class TrainingProgress:
         figures = [f"loss {record['loss']:.3f}"]
         figures += [f"mIoU {100 * self.miou:.1f} %"] if self.miou is not None else []
         figures += [f"lr {record['lr']:.2g}"] if "lr" in record else []
-        text = ", ".join([*figures, f"{rate:.3g} steps/s"])
+        figures += [f"{rate:.3g} steps/s"] if rate else []  # after two steps
+        text = ", ".join(figures)
         count = f"{step}/{steps}"
         self.bar.update(self.task, completed=step, description=text, count=count)
         if record.get("val_miou") is not None:

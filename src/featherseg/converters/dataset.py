@@ -217,7 +217,7 @@ def write_dataset(
         notes.append(
             "no image is in train: by files or folders of that name, all are in "
             f"{' and '.join(written)}. To train on them, replace the entries under [splits] in "
-            "dataset.toml by train = 0.8 and val = 0.2"
+            f"{out / 'dataset.toml'} by train = 0.8 and val = 0.2"
         )
     (folder / "dataset.toml").write_text(toml_text(config), encoding="utf-8")
     return Conversion(
