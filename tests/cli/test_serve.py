@@ -70,7 +70,7 @@ def test_the_process_answers_what_predict_writes_and_exits_cleanly(whole_run: Pa
             address = lines[-1]
             assert TOKEN not in "".join(lines)  # logs keep what is printed
             assert lines[-2] == "every request needs the token that was given; the page asks for it"
-            assert lines[0] == "lawn-run: 2 classes; Apache-2.0"
+            assert lines[0] == "lawn-run: 2 classes; licence: Apache-2.0"
             assert lines[1] == "a request: 20 MB, 32 megapixels, 60 s; 64 images in flight"
             process.send_signal(signal.SIGHUP)  # stays ignored under nohup
             assert httpx.get(f"{address}healthz").status_code == 200
@@ -120,6 +120,14 @@ def test_without_the_extra_the_command_that_installs_it_is_told(tmp_path, monkey
 def test_the_address_is_printed_as_a_browser_takes_it(lawn_run, host, shown, capsys):
     print_start(open_models([lawn_run], "cpu"), Settings(), host, 81, generated=True)
     assert capsys.readouterr().out.splitlines()[-1] == shown
+
+
+def test_a_licence_is_printed_where_one_is_stated(lawn_run, capsys):
+    for licence, shown in (("CC BY 4.0", "; licence: CC BY 4.0"), ("not stated", "")):
+        (model,) = open_models([lawn_run], "cpu")
+        model.predictor.runtime.licence = licence
+        print_start([model], Settings(), "127.0.0.1", 80, generated=True)
+        assert capsys.readouterr().out.splitlines()[0] == f"{model.name}: 2 classes{shown}"
 
 
 def test_a_training_that_was_stopped_is_told(lawn_run, capsys):

@@ -137,8 +137,9 @@ def print_start(
     console = Console(highlight=False, soft_wrap=True)
     for model in models:
         objects = ", objects" if model.panoptic else ""
-        terms = model.licence or "licence not stated"
-        line = f"{model.name}: {len(model.classes)} classes{objects}; {terms}"
+        is_stated = model.licence not in ("", "not stated")  # one's own weights need none
+        terms = f"; licence: {model.licence}" if is_stated else ""
+        line = f"{model.name}: {len(model.classes)} classes{objects}{terms}"
         console.print(escape(one_line(line)))
         if how_far := model.predictor.runtime.how_far:
             console.print(f"NOTE: {how_far}.", markup=False)
