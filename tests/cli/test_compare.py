@@ -335,7 +335,7 @@ def test_a_split_without_a_labelled_pixel_is_refused_before_a_look_is_counted(fi
     assert open_run(field[0]).evaluations() == []
 
 
-def timed(names, paths, runtimes, size, progress):
+def timed(names, paths, runtimes, size, device, progress):
     """What tests/benchmarking starts processes for."""
     assert (len(paths), size) == (len(names), (64, 72))
     times = np.random.default_rng(0).normal(9.0, 0.1, (len(names), 2, 4))

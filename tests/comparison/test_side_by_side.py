@@ -19,7 +19,10 @@ FAKE = Path(__file__).parents[1] / "support/processes/fake_benchmark_worker.py"
 class Opened:
     """As much of a runtime as is asked for."""
 
-    channels, device = 3, torch.device("cpu")
+    channels = 3
+
+    def __init__(self, device: torch.device | None) -> None:
+        self.device = device
 
 
 def timed(
@@ -28,8 +31,9 @@ def timed(
     """Models that the fake workers know, each called by the first letter of its build."""
     folder.mkdir(exist_ok=True)
     names, command = [build[0] for build in builds], (sys.executable, str(FAKE), str(folder))
+    runtimes = [Opened(torch.device("cpu")), *(Opened(None) for _ in builds[1:])]  # run, files
     return time_side_by_side(
-        names, [Path(f) for f in builds], [Opened() for _ in builds], size, progress, command
+        names, [Path(f) for f in builds], runtimes, size, "cpu", progress, command
     )
 
 

@@ -142,7 +142,7 @@ def compare(
         labels, paths, runtimes = zip(
             *((one.label, one.path, one.runtime) for one in firsts), strict=True
         )
-        timing = time_side_by_side(labels, paths, runtimes, size, progress)
+        timing = time_side_by_side(labels, paths, runtimes, size, device, progress)
         measured = {one.model: timing.costs_of(place) for place, one in enumerate(firsts)}
 
     # Score every file on every image, and record the scores after the last one

@@ -116,6 +116,7 @@ def time_side_by_side(
     paths: Sequence[Path],
     runtimes: Sequence[Runtime],
     size: Size,
+    device: str,
     progress: Progress | None = None,
     command: Sequence[str] = COMMAND,
 ) -> SideBySide:
@@ -126,6 +127,7 @@ def time_side_by_side(
         paths: their run folders or exported files.
         runtimes: the same, opened; they state channels and device.
         size: (height, width) of the image.
+        device: what they were opened with: auto, cpu, cuda, cuda:N or mps.
         command: what a process is started with.
 
     Raises:
@@ -147,10 +149,10 @@ def time_side_by_side(
                 "source": "",
                 "build": None,
                 "file": str(path),
-                "device": str(runtime.device),
+                "device": device,
                 "threads": threads,
             }
-            for path, runtime in zip(paths, runtimes, strict=True)
+            for path in paths
         ]
         for start in range(STARTS):
             with ExitStack() as stack:
@@ -170,7 +172,7 @@ def time_side_by_side(
 
 def describe_device(runtimes: Sequence[Runtime]) -> str:
     """Return `cpu, 2 cores; 1 thread each`."""
-    devices = sorted({str(r.device) for r in runtimes})
+    devices = sorted({str(r.device or "cpu") for r in runtimes})  # files take numpy arrays
     threads = counted(default_threads(), "thread")
     return f"{' and '.join(devices)}, {usable_cores()} cores; {threads} each"
 

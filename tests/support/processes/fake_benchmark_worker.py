@@ -49,6 +49,7 @@ def answer(do: str, build: str, asked: dict, turns: int) -> dict:
     """What a worker of that build answers to a command, after so many turns."""
     match do:
         case "open":
+            assert asked.get("device", "cpu") in ("auto", "cpu"), asked
             precision = "bf16" if build == "ours-bf16" else "fp32"
             return {
                 "open_ms": 5.0,
