@@ -179,7 +179,8 @@ def test_a_source_of_test_alone_is_told_with_the_way_to_train_on_it(tmp_path):
     assert done.images == {"test": 5}
     toml = tmp_path / "out/dataset.toml"
     [note] = [note for note in done.notes if "no image is in train" in note]
-    assert "all are in test" in note and str(toml) in note
+    assert "all are in test" in note
+    assert str(toml) in note
     toml.write_text(
         toml.read_text().replace('test = "test"', "train = 0.8\nval = 0.2")
     )  # as the note says
