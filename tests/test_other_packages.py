@@ -39,7 +39,7 @@ def test_the_lines_run(heading, tmp_path, monkeypatch):
         written = names["cv2"].imread("mask.png", names["cv2"].IMREAD_GRAYSCALE)
         assert (written == names["prediction"].mask).all()
     elif heading == "supervision":
-        assert set(names["labels"]) <= set(names["prediction"].classes)
+        assert set(names["labels"]) <= {row.name for row in names["prediction"].classes}
         assert (names["annotated"] != names["prediction"].image).any()
     else:
         assert Path("timm.onnx").is_file()
