@@ -36,6 +36,7 @@ from featherseg.data.discovery.file_facts import FileFacts
 from featherseg.data.discovery.image_tree import looks_like_mask
 from featherseg.data.discovery.mask_folders import read_folders
 from featherseg.data.discovery.mask_values import MaskValues, read_values
+from featherseg.data.discovery.proposal import propose
 from featherseg.data.images.decoding import read_mask
 
 pytestmark = pytest.mark.usefixtures("quick_training")
@@ -177,6 +178,22 @@ def test_a_defect_in_a_folder_without_a_class_is_a_fault(tmp_path: Path):
     assert [(fault["kind"], Path(fault["key"]).name) for fault in report["faults"]] == [
         ("values", mask.stem)
     ]
+
+
+@pytest.mark.parametrize(
+    ("layout", "places"),
+    [
+        ("one_folder", "images and masks in Imgs"),
+        (
+            "splits_above",
+            "images in test/images, train/images, valid/images, "
+            "masks in test/masks, train/masks, valid/masks",
+        ),
+    ],
+)
+def test_a_proposal_names_all_folders_that_it_reads(tmp_path: Path, layout: str, places: str):
+    LAYOUTS[layout](tmp_path / "data")
+    assert propose(tmp_path / "data").summary.startswith(f"{places}; classes ")
 
 
 @pytest.mark.seconds

@@ -78,10 +78,14 @@ class Proposal:
     @property
     def summary(self) -> str:
         """Name the folders and the first classes."""
-        source, further = self.config.sources[0], len(self.config.sources) - 1
-        more = f" and {further} more folders" if further else ""
-        classes = first_few(list(self.config.classes))
-        return f"images in {source.images}, masks in {source.masks}{more}; classes {classes}"
+        images, masks = (
+            first_few(list(dict.fromkeys(map(str, folders))))
+            for folders in zip(*((s.images, s.masks) for s in self.config.sources), strict=True)
+        )
+        places = f"images in {images}, masks in {masks}"
+        if images == masks:
+            places = f"images and masks in {images}"
+        return f"{places}; classes {first_few(list(self.config.classes))}"
 
     def meaning(self, value: str) -> str:
         """Return the class of a raw value for display; "" if it has none."""
