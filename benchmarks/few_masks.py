@@ -41,7 +41,7 @@ VALIDATION = 5
 
 
 @dataclass(frozen=True)
-class Taught:
+class SelfTraining:
     """How a second training learns from what the first sees in images without masks."""
 
     confidence: float = 0.0
@@ -59,7 +59,7 @@ class Way:
     changes: tuple[str, ...] = ()
     recipe: str = plain.MODEL
     init: str | None = None
-    taught: Taught | None = None
+    self_training: SelfTraining | None = None
 
 
 STRONG = (
@@ -85,12 +85,12 @@ WAYS = {
     "smoothed labels": Way(("loss.label_smoothing=0.1",)),
     "road first": Way(init="road"),
     "indoor first": Way(init="indoor"),
-    "taught": Way(taught=Taught()),
-    "taught anew": Way(taught=Taught(goes_on=False)),
-    "taught late": Way(taught=Taught(share=0.7)),
-    "sure masks": Way(taught=Taught(0.9)),
-    "likely masks": Way(taught=Taught(0.7)),
-    "sure masks, strong": Way((*STRONG, "augment.cutmix=0.5"), taught=Taught(0.9)),
+    "taught": Way(self_training=SelfTraining()),
+    "taught anew": Way(self_training=SelfTraining(goes_on=False)),
+    "taught late": Way(self_training=SelfTraining(share=0.7)),
+    "sure masks": Way(self_training=SelfTraining(0.9)),
+    "likely masks": Way(self_training=SelfTraining(0.7)),
+    "sure masks, strong": Way((*STRONG, "augment.cutmix=0.5"), self_training=SelfTraining(0.9)),
 }
 
 
@@ -183,23 +183,27 @@ class Bench(minutes.Bench):
     def train(self, task: Task, source: Source, folder: Path, *more: str) -> None:
         way = WAYS[task.settings["way"]]
         begin = ["--init", way.init] if way.init else []
-        if not way.taught:
+        if not way.self_training:
             super().train(task, source, folder, *begin, *more)
             return
         first = folder / "first"
         first.mkdir(exist_ok=True)
         begun = time.monotonic()
-        super().train(replace(task, minutes=way.taught.share * task.minutes), source, first, *begin)
+        super().train(
+            replace(task, minutes=way.self_training.share * task.minutes), source, first, *begin
+        )
         before = load_json(first / "processor.json")["seconds"]
         run, unlabelled = str(first / "run"), Path(source.data).parent / "unlabelled"
-        if way.taught.confidence:
-            taught = write_confident(run, source, unlabelled, way.taught.confidence, folder)
+        if way.self_training.confidence:
+            data = write_confident(run, source, unlabelled, way.self_training.confidence, folder)
             teaching = []
         else:
-            taught, teaching = source, ["--teacher", run, "--unlabelled", str(unlabelled)]
-        rest = task.minutes - (time.monotonic() - begun) / 60
-        begin = ["--init", run] if way.taught.goes_on else []
-        super().train(replace(task, minutes=round(rest, 3)), taught, folder, *begin, *teaching)
+            data, teaching = source, ["--teacher", run, "--unlabelled", str(unlabelled)]
+        minutes_left = task.minutes - (time.monotonic() - begun) / 60
+        begin = ["--init", run] if way.self_training.goes_on else []
+        super().train(
+            replace(task, minutes=round(minutes_left, 3)), data, folder, *begin, *teaching
+        )
         plain.note_processor(folder, before)
 
 
@@ -207,7 +211,7 @@ def task_of(name: str, source: Source, length: float, seed: int) -> Task:
     """Return the training of a way."""
     way = WAYS[name]
     more: dict[str, Any] = {"way": name} | ({"init": way.init} if way.init else {})
-    more |= {"taught": asdict(way.taught)} if way.taught else {}
+    more |= {"self_training": asdict(way.self_training)} if way.self_training else {}
     return minutes.task_of(way.recipe, way.changes, "test", source, length, seed, **more)
 
 

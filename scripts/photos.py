@@ -6,6 +6,7 @@ photos.webp, at the top of the README: two photographs, and below what the model
 indoor.webp, in docs/models.md: all four photographs of each.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -27,21 +28,24 @@ def main() -> None:
     write("photos", [*columns["road"][1:3], *columns["indoor"][1:3]])
 
 
-def write(name: str, columns: list[tuple[Image.Image, Image.Image]]) -> None:
+def write(name: str, columns: Sequence[Sequence[Image.Image]]) -> None:
     """Write docs/images/NAME.webp."""
-    rows = [[image.resize(scaled(image.size)) for image in pair] for pair in columns]
+    side_by_side(columns, HEIGHT).save(ROOT / "docs" / "images" / f"{name}.webp", quality=80)
+
+
+def side_by_side(columns: Sequence[Sequence[Image.Image]], height: int) -> Image.Image:
+    """Return columns of two images, one above the other, each scaled to the height in pixels."""
+    rows = [
+        [image.resize((round(image.width * height / image.height), height)) for image in pair]
+        for pair in columns
+    ]
     width = sum(above.width + GAP for above, _ in rows) - GAP
-    strip, left = Image.new("RGB", (width, 2 * HEIGHT + GAP), "white"), 0
+    strip, left = Image.new("RGB", (width, 2 * height + GAP), "white"), 0
     for above, below in rows:
         strip.paste(above, (left, 0))
-        strip.paste(below, (left, HEIGHT + GAP))
+        strip.paste(below, (left, height + GAP))
         left += above.width + GAP
-    strip.save(ROOT / "docs" / "images" / f"{name}.webp", quality=80)
-
-
-def scaled(size: tuple[int, int]) -> tuple[int, int]:
-    """Return (width, height) at the strip's height."""
-    return round(size[0] * HEIGHT / size[1]), HEIGHT
+    return strip
 
 
 if __name__ == "__main__":

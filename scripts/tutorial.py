@@ -22,6 +22,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from photos import side_by_side
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, expect, sync_playwright
 
@@ -30,7 +31,7 @@ import featherseg
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "start" / "tutorial.md"
 CHROMIUM = "/usr/bin/chromium"
-HEIGHT, GAP = 260, 6  # pixels of a photograph in a strip, and between two
+HEIGHT = 260  # pixels of a photograph among others
 QUALITY = 72
 
 ANNOTATED = range(0, 400, 2)
@@ -153,7 +154,7 @@ def draw_annotations(out: Path) -> None:
                 draw_shape(image, shape["segmentation"], color)
         mask = next((out / "robot/masks").rglob(f"{Path(row['file_name']).stem}.png"))
         columns.append([image, Image.open(mask).convert("RGB")])
-    write_strip(columns, "annotations")
+    save(side_by_side(columns, HEIGHT), "annotations")
 
 
 def draw_shape(image: Image.Image, segmentation: object, color: str) -> None:
@@ -178,24 +179,7 @@ def draw_predictions(out: Path) -> None:
         photo = Image.open(path).convert("RGB")
         overlay = Image.open(out / "predictions" / f"{path.stem}_overlay.png").convert("RGB")
         columns.append([photo, overlay.crop((0, 0, *photo.size))])  # without the legend below
-    write_strip(columns, "predicted")
-
-
-def write_strip(columns: list[list[Image.Image]], name: str) -> None:
-    """Write images side by side, each column of two images of one size."""
-    rows = [[image.resize(scaled(image.size)) for image in column] for column in columns]
-    width = sum(above.width + GAP for above, _ in rows) - GAP
-    strip, left = Image.new("RGB", (width, 2 * HEIGHT + GAP), "white"), 0
-    for above, below in rows:
-        strip.paste(above, (left, 0))
-        strip.paste(below, (left, HEIGHT + GAP))
-        left += above.width + GAP
-    save(strip, name)
-
-
-def scaled(size: tuple[int, int]) -> tuple[int, int]:
-    """Return (width, height) at the strip's height."""
-    return round(size[0] * HEIGHT / size[1]), HEIGHT
+    save(side_by_side(columns, HEIGHT), "predicted")
 
 
 def save_screenshot(content: bytes, name: str) -> None:

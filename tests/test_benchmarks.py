@@ -1378,7 +1378,7 @@ def test_every_way_to_learn_from_few_masks_is_a_recipe(load):
     for name, way in ways.items():
         changed = parse_recipe(read_recipe(way.recipe), way.changes) != default
         # a recipe of its own, a change, a run to begin with or a first training: one at least
-        assert changed or way.init or way.taught or name == "default"
+        assert changed or way.init or way.self_training or name == "default"
         assert changed == bool(way.changes or way.recipe != ways["default"].recipe)
 
 

@@ -97,9 +97,9 @@ class TimmBackbone(Backbone):
             info = self.create(features_only=True).feature_info
         places = dict(zip(info.reduction(), info.out_indices, strict=True))
         if not set(STRIDES) <= places.keys():
-            found = ", ".join(map(str, info.reduction()))
+            strides = ", ".join(map(str, info.reduction()))
             raise ConfigError(
-                f"timm's {self.name} has stages with strides {found}; expected 4, 8, 16 and 32. "
+                f"timm's {self.name} has stages with strides {strides}; expected 4, 8, 16 and 32. "
                 "Choose another model of timm."
             )
         self.places = tuple(places[stride] for stride in STRIDES)

@@ -119,11 +119,11 @@ async function askConfidence(image, wanted, signal) {
     box.checked = false;
     showMessage(error.message, true);
   }
-  view.showDoubt(box.checked && !box.disabled);
+  view.showUncertainty(box.checked && !box.disabled);
 }
 
 async function changeConfidence() {
-  view.showDoubt(false);
+  view.showUncertainty(false);
   if (shown && shown === current) {
     const { signal } = asking;
     element("frame").setAttribute("aria-busy", true);

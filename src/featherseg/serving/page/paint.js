@@ -24,7 +24,7 @@ export function paintColors(canvas, { size, mask, model }, isShown) {
 }
 
 // The less certain a pixel's class is, the more opaque is its red.
-export function paintDoubt(canvas, { size, confidence }) {
+export function paintUncertainty(canvas, { size, confidence }) {
   const context = fit(canvas, size);
   const image = context.createImageData(canvas.width, canvas.height);
   confidence.forEach((share, at) => image.data.set([220, 20, 60, 255 - share], 4 * at));

@@ -1,7 +1,7 @@
 // The image under the colours of one model, or of two beside a divider; the class under the pointer is named.
 
 import { nameAt } from "./masks.js";
-import { paintColors, paintDoubt, paintMarks } from "./paint.js";
+import { paintColors, paintUncertainty, paintMarks } from "./paint.js";
 
 const element = (id) => document.getElementById(id);
 const stage = element("stage");
@@ -13,7 +13,7 @@ const sides = [...stage.querySelectorAll(".side")].map((box) => ({
 
 let split = 50; // where the divider stands, in percent of the width
 let point = null; // where the keyboard asks, as shares of width and height
-let doubt = false; // whether it is shown in place of the colours
+let isUncertaintyShown = false; // whether it is shown in place of the colours
 let onPoint = () => {};
 
 // A new image (a canvas) without any colours yet.
@@ -41,15 +41,15 @@ export function showPredictions(predictions, isShown) {
 export function repaint(isShown) {
   for (const { colors, marks, prediction } of sides) {
     if (!prediction) continue;
-    if (doubt && prediction.confidence) paintDoubt(colors, prediction);
+    if (isUncertaintyShown && prediction.confidence) paintUncertainty(colors, prediction);
     else paintColors(colors, prediction, isShown);
     paintMarks(marks, prediction, isShown);
   }
 }
 
 // Whether red shows where a model is unsure, in place of the classes' colours; `repaint` draws it.
-export function showDoubt(value) {
-  doubt = value;
+export function showUncertainty(value) {
+  isUncertaintyShown = value;
 }
 
 export function setOpacity(share) {
