@@ -59,7 +59,7 @@ def test_a_wheel_built_without_a_compiler_says_so_and_works_from_another_folder(
     wheel, said = build(tmp_path, "/bin/false")
     assert wheel.name.endswith("-py3-none-any.whl")
     assert "NO C COMPILER WORKED" in said
-    assert wheel.stat().st_size < 4_000_000
+    assert wheel.stat().st_size < 20_000_000
     data = {
         f"featherseg/{path.relative_to(PACKAGE).as_posix()}"
         for path in PACKAGE.rglob("*")
