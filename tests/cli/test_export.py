@@ -6,6 +6,7 @@ import pytest
 from support.models.three_layer_run import three_layer_run
 from support.processes.command import command
 
+from featherseg.cli import progress
 from featherseg.cli.export import export
 from featherseg.core.errors import ConfigError, ExportError, UnknownName
 from featherseg.runs import run as runs
@@ -23,13 +24,16 @@ def run(tmp_path, monkeypatch):
     return found
 
 
-def test_a_row_and_a_line_for_every_format(run):
+def test_a_row_and_a_line_for_every_format(run, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0)
     result = call(run.path, "--format", "onnx, torch-export", "--score")
     assert result.exit_code == 0, result
     rows = [line for line in result.stdout.splitlines() if "100.00%" in line]
     assert [row.split()[1] for row in rows] == ["onnx", "torch-export"]
     assert f"onnx: {run.path}/export/model.onnx (timed at 64x96)" in result.stdout
     assert set(json.loads((run.path / "parity.json").read_text())) == {"onnx", "torch-export"}
+    assert "onnx: written\n" in result.stderr
+    assert "onnx: written:" not in result.stderr  # the same again as a line of progress
 
 
 @pytest.mark.seconds

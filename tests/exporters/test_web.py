@@ -15,11 +15,12 @@ import pytest
 from PIL import Image
 from support.models.export_job import job_of
 from support.models.small_model import FACTS, small_model
+from support.models.three_layer_run import three_layer_run
 from support.servers.chromium import chromium
 
 from featherseg import models
 from featherseg.core.errors import ExportError, MissingExtra
-from featherseg.exporters import export_formats, web
+from featherseg.exporters import ExportSettings, export_formats, web
 from featherseg.exporters.onnx import to_onnx
 from featherseg.exporters.parity import perturb, verify
 from featherseg.inference.masks import predict_mask
@@ -155,6 +156,20 @@ def test_without_the_package_nothing_is_written_for_other_targets_either(tmp_pat
     with pytest.raises(MissingExtra, match="npm pack"):
         export_formats(small_model(), ["onnx", "web"], tmp_path / "export")
     assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.seconds
+@pytest.mark.usefixtures("archive", "quick_export")
+def test_that_masks_are_not_scored_is_said(tmp_path):
+    said = []
+    reports, errors = export_formats(
+        three_layer_run(tmp_path / "run"),
+        ["web"],
+        settings=ExportSettings(score=True),
+        progress=lambda doing, done, total: said.append(doing),
+    )
+    assert (len(reports), errors) == (1, [])
+    assert "web: mIoU is not measured: the file returns masks, and logits are scored" in said
 
 
 def test_another_version_is_refused(archive, job, monkeypatch):

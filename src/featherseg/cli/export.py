@@ -95,10 +95,12 @@ def export(
     with progress_bar(stderr) as bar:
 
         def progress(doing: str, done: int, total: int | None) -> None:
-            """Print each new activity, and show it on the bar."""
+            """Print each new activity; other progress is the bar's."""
             nonlocal printed
             if doing != printed:
                 stderr.print(printed := doing, markup=False)
+                if not stderr.is_terminal:
+                    return
             bar(doing, done, total)
 
         reports, errors = export_formats(

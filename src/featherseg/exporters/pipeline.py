@@ -345,14 +345,16 @@ def _export_one(name: str, place: Path, shared: Shared) -> ExportReport:
 
                 # Its mIoU; that of int8 is already known
                 miou = quantised.miou if quantised else None
+                runtime = open_file(file, "cpu", trust=True)
                 if split and shared.settings.score and not quantised:
                     try:
+                        if runtime.masks:
+                            raise ExportError("the file returns masks, and logits are scored")
                         miou = split.score(file)
                     except (DataError, ExportError) as error:  # it takes images of only one size
-                        shared.tell(f"the file's mIoU is not measured: {error}")
+                        shared.tell(f"{name}: mIoU is not measured: {error}")
 
                 # Its latency, on an image of zeros
-                runtime = open_file(file, "cpu", trust=True)
                 if runtime.masks:
                     image = np.zeros((1, height, width, runtime.channels), np.uint8)
                 else:
