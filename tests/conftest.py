@@ -23,7 +23,10 @@ hypothesis.settings.register_profile(  # a busy or an emulated machine fails non
     "fixed seeds",
     derandomize=True,
     deadline=None,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    suppress_health_check=[
+        hypothesis.HealthCheck.too_slow,
+        hypothesis.HealthCheck.function_scoped_fixture,
+    ],
 )
 hypothesis.settings.load_profile("fixed seeds")
 

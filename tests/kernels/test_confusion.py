@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featherseg import FeathersegError
 from featherseg.kernels import confusion_counts, joint_counts
 
-many = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=50)
 
 
 def by_loop(label: np.ndarray, prediction: np.ndarray, classes: int, ignore: int) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.golden.bilinear import brought_back, interpolated
 from torch.testing import assert_close
@@ -13,7 +13,7 @@ from featherseg import FeathersegError
 from featherseg.core.errors import DataError
 from featherseg.kernels import cross_entropy, upsample_cross_entropy
 
-many = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=80)
 sides, label_sides = st.integers(1, 20), st.integers(1, 45)
 
 

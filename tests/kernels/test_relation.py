@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.golden.relation_case import case
 from torch.testing import assert_close
@@ -12,7 +12,7 @@ from featherseg import FeathersegError
 from featherseg.kernels import pixel_to_region, relation
 from featherseg.models.rsp import PixelToRegion
 
-many = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=40)
 sides = st.integers(1, 6)
 COMPOSABILITIES = ["dot", "difference"]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.golden.bilinear import interpolated
 from torch.nn.functional import interpolate
@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from featherseg import FeathersegError
 from featherseg.kernels import upsample, upsample_argmax
 
-many = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=60)
 sides = st.integers(1, 40)
 
 
