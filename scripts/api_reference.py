@@ -42,7 +42,7 @@ PARTS = {
         "featherseg.evaluation.scoring.Scores",
         "featherseg.Prediction",
         "featherseg.inference.folder.PredictedFolder",
-        "featherseg.inference.folder.OutputSettings",
+        "featherseg.inference.output.OutputSettings",
         "featherseg.inference.cluster.PredictedShards",
         "featherseg.inference.video.segmentation.VideoResult",
         "featherseg.inference.video.camera.Recording",

@@ -24,7 +24,7 @@ from featherseg.core.errors import ConfigError, FeathersegError, RunError
 from featherseg.core.types import SegOutput
 from featherseg.data.shapes import Shapes
 from featherseg.exporters import ExportSettings
-from featherseg.inference.folder import OutputSettings
+from featherseg.inference.output import OutputSettings
 from featherseg.inference.runtimes import open_runtime
 from featherseg.layers.own_model import as_model
 from featherseg.layers.resize import to_image

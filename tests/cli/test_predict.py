@@ -13,7 +13,7 @@ from featherseg.cli.predict import predict
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, UnknownName
 from featherseg.core.files import unique_names
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, LABEL_IDS
-from featherseg.inference.folder import Output
+from featherseg.inference.output import Output
 from featherseg.runs.run import open_run, save_weights, write_info
 
 run = command(predict)

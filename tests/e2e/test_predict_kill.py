@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.append(sys.argv[1])
 import featherseg
 from support.models.pixel_model import pixel_runtime
-from featherseg.inference import folder
+from featherseg.inference import output
 from featherseg.inference.predictor import Predictor
 
 photos, whole, killed = map(Path, sys.argv[2:])
@@ -56,15 +56,15 @@ def torn(record, rows):
         die()
 
 
-append = folder.append_rows
+append = output.append_rows
 KILLS = {
-    "before anything": (folder, "append_rows", at_call(1, append)),
-    "before the first image": (folder, "append_rows", at_call(1, append, behind=True)),
+    "before anything": (output, "append_rows", at_call(1, append)),
+    "before the first image": (output, "append_rows", at_call(1, append, behind=True)),
     "between the files of an image": (os, "replace", at_call(2, os.replace)),
     "while a file is written": (os, "fsync", at_call(2, os.fsync)),
-    "between mask and record": (folder, "append_rows", at_call(2, append)),
-    "within the record": (folder, "append_rows", torn),
-    "behind the record": (folder, "append_rows", at_call(2, append, behind=True)),
+    "between mask and record": (output, "append_rows", at_call(2, append)),
+    "within the record": (output, "append_rows", torn),
+    "behind the record": (output, "append_rows", at_call(2, append, behind=True)),
 }
 
 

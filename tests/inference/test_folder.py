@@ -12,7 +12,7 @@ import featherseg
 from featherseg import Predictor
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, UnknownName
 from featherseg.data.images.decoding import read_mask
-from featherseg.inference.folder import Output, OutputSettings
+from featherseg.inference.output import Output, OutputSettings
 
 
 @pytest.fixture

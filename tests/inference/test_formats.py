@@ -13,7 +13,7 @@ from support.models.color_model import color_predictor
 import featherseg
 from featherseg.core.errors import ConfigError, UnknownName
 from featherseg.data.images.decoding import read_mask
-from featherseg.inference.folder import OutputSettings
+from featherseg.inference.output import OutputSettings
 
 ALL = ("coco", "geojson", "csv", "labelme", "cvat", "yolo")
 

@@ -16,7 +16,7 @@ from featherseg.core.errors import ConfigError
 from featherseg.data.images.decoding import read_mask
 from featherseg.evaluation.scoring import prediction_files
 from featherseg.inference.cluster import Job, predict_folder
-from featherseg.inference.folder import OutputSettings
+from featherseg.inference.output import OutputSettings
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.runtimes.digest import model_digest
 from featherseg.inference.settings import InferenceSettings

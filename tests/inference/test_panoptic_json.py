@@ -15,8 +15,8 @@ from featherseg import models
 from featherseg.core.errors import ConfigError, DataError, FeathersegError
 from featherseg.core.types import ClassInfo
 from featherseg.data.panoptic.files import read_panoptic_json
-from featherseg.inference import folder
-from featherseg.inference.folder import Output, OutputSettings, ReadImage, version_of
+from featherseg.inference.folder_record import version_of
+from featherseg.inference.output import Output, OutputSettings, ReadImage
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 
@@ -154,7 +154,7 @@ def test_the_list_is_written_from_time_to_time_so_that_a_kill_loses_little(
     runtime, photos, tmp_path, monkeypatch
 ):
     now, out = 0.0, tmp_path / "out"
-    monkeypatch.setattr(folder, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("featherseg.inference.output.time", SimpleNamespace(monotonic=lambda: now))
     result = Predictor(runtime)(photos / "z.png")
     output = Output(out, [photos / "z.png"], ONCE)
     output.check(Predictor(runtime))

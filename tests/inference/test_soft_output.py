@@ -14,7 +14,7 @@ import featherseg
 from featherseg import Predictor, models
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import ClassInfo
-from featherseg.inference.folder import OutputSettings
+from featherseg.inference.output import OutputSettings
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.inference.soft_output import (

@@ -147,7 +147,7 @@ def predict(
     formats = tuple(dict.fromkeys(name.strip() for name in (to or "").split(",") if name.strip()))
     import featherseg
     from featherseg.cli.terminal import Console
-    from featherseg.inference.folder import OutputSettings
+    from featherseg.inference.output import OutputSettings
 
     with closing(PredictConsole(Console(highlight=False, soft_wrap=True))) as reporter:
         result = featherseg.predict(

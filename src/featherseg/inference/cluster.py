@@ -58,7 +58,6 @@ from featherseg.data.images.georeference import TIFF_SUFFIXES, Georeference
 from featherseg.data.images.listing import is_image
 from featherseg.data.images.unread import unread_endings, unread_note, warn_once
 from featherseg.inference.drawing import mask_bytes
-from featherseg.inference.folder import OutputSettings
 from featherseg.inference.inputs import InputImage, read_ahead, read_input
 from featherseg.inference.manifest import (
     DONE,
@@ -73,6 +72,7 @@ from featherseg.inference.manifest import (
     Record,
     read_known,
 )
+from featherseg.inference.output import OutputSettings
 from featherseg.inference.predictor import Predictor, PredictorOptions
 from featherseg.inference.reporter import PredictReporter
 from featherseg.inference.runtimes import open_runtime

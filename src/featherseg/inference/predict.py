@@ -26,14 +26,8 @@ from featherseg.data.images.listing import (
     stored_images,
 )
 from featherseg.data.images.palettes import recolored
-from featherseg.inference.folder import (
-    DEFAULTS,
-    Output,
-    OutputSettings,
-    PredictedFolder,
-    write_formats,
-    write_images,
-)
+from featherseg.inference.folder import PredictedFolder, write_formats, write_images
+from featherseg.inference.output import DEFAULTS, Output, OutputSettings
 from featherseg.inference.predictor import Predictor, PredictorOptions
 from featherseg.inference.reporter import LoggedReporter, PredictReporter
 from featherseg.inference.runtimes import Runtime, refuse_needless_trust
