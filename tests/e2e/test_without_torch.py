@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.models.small_onnx import write_onnx
+from support.models.three_layer_run import three_layer_run
 from support.processes.without_torch import without_torch
 
 import featherseg
+from featherseg.exporters import ExportSettings, export_formats
 
 FACTS = {
     "size_divisor": 1, "minimum_size": 1, "align_corners": False, "things": [False, True],
@@ -79,6 +81,22 @@ def test_predict_gives_the_masks_of_beside_torch(place):
     assert len(names) == 6
     for name in names:
         assert (place / "out" / name).read_bytes() == (place / "beside" / name).read_bytes()
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize("name", ["openvino", "ncnn"])
+def test_files_of_other_runtimes_give_theirs_too(place, name):
+    pytest.importorskip(name)
+    run = three_layer_run(place / "run")
+    (report,), errors = export_formats(run, [name], settings=ExportSettings(image_size=(40, 60)))
+    assert not errors
+    photo, words = place / "photos/small.png", ("-m", "featherseg", "predict", report.path)
+    featherseg.predict(report.path, photo, out=place / "beside")
+    done = without_torch(place, *map(str, words), str(photo), "-o", "out", "--masks")
+    assert done.returncode == 0, done.stderr
+    masks = [place / folder / "small_mask.png" for folder in ("out", "beside")]
+    assert masks[0].read_bytes() == masks[1].read_bytes()
+    assert len(np.unique(Image.open(masks[0]))) > 1
 
 
 @pytest.mark.seconds
