@@ -107,7 +107,7 @@ class Conversion:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _LocatedImage:
     """An annotated image with its file; `path` is None if the image is stored in its annotation."""
 
     annotated: AnnotatedImage
@@ -138,17 +138,17 @@ def write_dataset(
     """
     values, skipped = class_values(annotations.classes), annotations.skipped
     splits = _located(annotations, source)
-    keys = {split: _keys(found, source) for split, found in splits.items()}
+    keys = {split: _keys(images, source) for split, images in splits.items()}
     pixels: Counter[int] = Counter()
     written: dict[str, list[str]] = {split: [] for split in splits}
     done, total, without, drawn = 0, sum(map(len, splits.values())), 0, 0
     for split, images in splits.items():
-        for found, key in zip(images, keys[split], strict=True):
+        for image, key in zip(images, keys[split], strict=True):
             stem = f"{split}/{key}" if split else key
-            where = source.relative(found.path) if found.path else found.annotated.name
+            where = source.relative(image.path) if image.path else image.annotated.name
             try:
-                file = found.file()
-                canvas = _drawn(found.annotated, file, annotations, values)
+                file = image.file()
+                canvas = _drawn(image.annotated, file, annotations, values)
                 _write(canvas, file, folder, stem, _palette(values, annotations), copy)
             except (UnusableShape, DataError) as error:
                 skipped.add(_reason(error), where)
@@ -159,8 +159,8 @@ def write_dataset(
                     progress("converting", done, total)
             present, counts = np.unique(canvas.values, return_counts=True)
             pixels.update(dict(zip(present.tolist(), counts.tolist(), strict=True)))
-            without += not found.annotated.shapes and found.annotated.raster is None
-            drawn += canvas.drawn + (found.annotated.raster is not None)
+            without += not image.annotated.shapes and image.annotated.raster is None
+            drawn += canvas.drawn + (image.annotated.raster is not None)
             written[split].append(stem)
     if source.links_out:
         skipped.add(
@@ -237,9 +237,9 @@ def _tail(name: str, path: Path) -> int:
     return (*alike, False).index(False)
 
 
-def _located(annotations: Annotations, source: Source) -> dict[str, list[_Found]]:
+def _located(annotations: Annotations, source: Source) -> dict[str, list[_LocatedImage]]:
     """Return the images with a file, by split; duplicates are joined or stay in one split."""
-    skipped, by_file, elsewhere = annotations.skipped, dict[object, _Found](), list[str]()
+    skipped, by_file, elsewhere = annotations.skipped, dict[object, _LocatedImage](), list[str]()
     for annotated in annotations.images:
         # An image stored in the annotation is not a file elsewhere that only shares its name
         inside = annotated.content
@@ -253,31 +253,31 @@ def _located(annotations: Annotations, source: Source) -> dict[str, list[_Found]
             annotated = replace(annotated, split=annotated.split or source.split(path))
             elsewhere += [f"{annotated.name} is {source.relative(path)}"] if why else []
         key = path or (annotated.near, annotated.name, inside and inside.digest)
-        before = by_file.setdefault(key, _Found(annotated, path))
+        before = by_file.setdefault(key, _LocatedImage(annotated, path))
         if before.annotated is annotated:
             continue
         # One of the two names matches this file better: the other one's image is missing
         if path and _tail(annotated.name, path) != _tail(before.annotated.name, path):
             better = max(before.annotated, annotated, key=lambda image: _tail(image.name, path))
-            by_file[key] = _Found(better, path)
+            by_file[key] = _LocatedImage(better, path)
             worse = before.annotated if better is annotated else annotated
             skipped.add(NOT_THERE, worse.name)
             continue
         if before.annotated.split == annotated.split:
-            by_file[key] = _Found(_joined(before.annotated, annotated, skipped), path)
+            by_file[key] = _LocatedImage(_joined(before.annotated, annotated, skipped), path)
         else:
             kept = min(
                 (before.annotated, annotated),
                 key=lambda image: [*KEPT_IN, image.split].index(image.split),
             )
-            by_file[key] = _Found(kept, path)
+            by_file[key] = _LocatedImage(kept, path)
             skipped.add(f"images of two splits (kept in {kept.split})", annotated.name)
     if elsewhere:
         annotations.notes.append(
             f"{counted(len(elsewhere), 'image')} found by the end of the path alone, first: "
             f"{elsewhere[0]}"
         )
-    splits: dict[str, list[_Found]] = {}
+    splits: dict[str, list[_LocatedImage]] = {}
     for image in by_file.values():
         splits.setdefault(image.annotated.split, []).append(image)
     if "" in splits and len(splits) > 1:
@@ -314,7 +314,7 @@ def _joined(
     return replace(before, size=before.size or further.size)
 
 
-def _keys(images: Sequence[_Found], source: Source) -> list[str]:
+def _keys(images: Sequence[_LocatedImage], source: Source) -> list[str]:
     """Return a unique name per image: its path below their common folder, without the ending.
 
     Images stored in annotations that share a name get the name of the annotation's file.

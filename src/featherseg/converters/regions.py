@@ -105,11 +105,11 @@ def label(mask: np.ndarray) -> tuple[np.ndarray, int]:
 
 def boxes(numbers: np.ndarray) -> dict[int, tuple[slice, slice]]:
     """Return number -> the rows and columns of its pixels, for each number in a map (H, W)."""
-    found = {}
+    box_of = {}
     for number, runs in runs_of(numbers).items():
         x, y, width, height = runs.box
-        found[number] = (slice(y, y + height), slice(x, x + width))
-    return found
+        box_of[number] = (slice(y, y + height), slice(x, x + width))
+    return box_of
 
 
 def filled(mask: np.ndarray) -> np.ndarray:

@@ -50,9 +50,9 @@ def card(run: Run, address: str = "", picture: str = "") -> str:
         train = recipe.train
         length = counted(train.epochs, "epoch") if train.epochs else f"{train.steps} steps"
         length += f" (found for {train.minutes:g} minutes)" if train.minutes else ""
-        taken = max(run.metrics(), default=0)
-        if isinstance(train.steps, int) and 0 < taken < train.steps:  # the time was over
-            length += f", {taken} taken"
+        last = max(run.metrics(), default=0)
+        if isinstance(train.steps, int) and 0 < last < train.steps:  # the time was over
+            length += f", {last} taken"
         initial = info.loaded.get("file") or (
             run.init if info.loaded.get("init") else "random weights"
         )

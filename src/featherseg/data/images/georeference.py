@@ -148,8 +148,9 @@ def affine(georeference: Georeference) -> tuple[float, ...] | None:
         return None
     if _geo_keys(georeference).get(_RASTER_TYPE) == _PIXEL_IS_POINT:  # counted from its middle
         c, f = c - (a + b) / 2, f - (d + e) / 2
-    found = (a, b, c, d, e, f)
-    return found if all(map(math.isfinite, found)) and a * e != b * d else None
+    coefficients = (a, b, c, d, e, f)
+    is_usable = all(map(math.isfinite, coefficients)) and a * e != b * d
+    return coefficients if is_usable else None
 
 
 def epsg(georeference: Georeference) -> int | None:
