@@ -189,7 +189,7 @@ def test_outputs_are_computed_once_for_what_they_are_of(place):
     # A touched image is known by its content; another one is looked at, and those without masks are
     os.utime(place / "images" / "0.png")
     write_noise(place / "images" / "1.png", 99)
-    shutil.copy(place / "images" / "2.png", place / "photos" / "copy.png")
+    shutil.copy(place / "photos" / "a.png", place / "photos" / "copy.png")
     _, said = taught(place, f"teacher.unlabelled={place / 'photos'}", out="third")
     assert "sees 4 images once" in said  # the changed one, and three of the four photos
     assert "4 images without masks: 50 % of the samples" in said
@@ -277,14 +277,30 @@ def test_images_without_masks_change_neither_class_weights_nor_the_length(place)
     assert sorted(more.metrics()) == sorted(plain.metrics())
 
 
-def test_images_that_are_scored_are_named_where_they_are_among_those_without_masks(place):
-    shutil.copy(place / "images" / "4.png", place / "photos" / "seen.png")
-    _, said = taught(place, f"teacher.unlabelled={place / 'photos'}")
-    assert (
-        "1 image of yard val is taught too, without its mask, "
-        "so that a score on this split says less" in said
-    )
-    assert "4 (there seen.png)" in said
+def test_images_that_have_masks_are_left_out_of_those_without(place):
+    toml = (place / "dataset.toml").read_text()
+    (place / "test.txt").write_text("5\n")
+    (place / "val.txt").write_text("4\n")
+    (place / "dataset.toml").write_text(toml.replace("[map]", 'test = "test.txt"\n[map]'))
+    for number in (0, 1, 4, 5):
+        shutil.copy(place / "images" / f"{number}.png", place / "photos" / f"seen-{number}.png")
+    settings = (*EVERY_STEP, f"teacher.unlabelled={place / 'photos'}")
+    with pytest.raises(Killed):
+        taught(place, *settings, reporter=KilledAt(1))
+    run, said = taught(place, *settings, resume=True)
+    assert "3 images without masks" in said
+    for number, split in (("2 further images", "train"), ("1 further image", "val")):
+        assert f"{number} of {place / 'photos'} left out, which {split} has too" in said
+    assert f"1 further image of {place / 'photos'} left out, which test has too" in said
+    kept = json.loads((run.path / "data.json").read_text())["splits"]["unlabelled"]
+    assert [row[0] for row in kept] == ["a.png", "b.png", "more/a.png"]
+    assert "says less" not in said
+
+    for name in ("a.png", "b.png", "more/a.png"):
+        (place / "photos" / name).unlink()
+    with pytest.raises(DataNotFound, match="has no image without a mask: 4 images of it are in"):
+        taught(place, settings[-1], out="none")
+    assert not (place / "none").exists()
 
 
 @pytest.mark.seconds
@@ -293,7 +309,7 @@ def test_images_that_teach_are_known_wherever_they_are_scored_later(place):
     (place / "val.txt").write_text("5\n")
     train(request("train.epochs=1", data=str(place / "dataset.toml")), place / "wide", Silent())
     (place / "train.txt").write_text("0\n1\n2\n3\n")
-    (place / "val.txt").write_text("4\n5\n")
+    (place / "val.txt").write_text("4\n")
     shutil.copy(place / "images" / "5.png", place / "photos")
     told = [
         "1 image of yard val is taught too, without its mask, "
@@ -302,7 +318,8 @@ def test_images_that_teach_are_known_wherever_they_are_scored_later(place):
         "so that a score on this split says less: 4",
     ]
     run, said = taught(place, f"teacher.unlabelled={place / 'photos'}", runs="wide")
-    assert all(text in said for text in told)
+    assert told[1] in said
+    (place / "val.txt").write_text("4\n5\n")
     notes = featherseg.evaluate(run, split="val", device="cpu").notes
     assert [note for note in notes if "says less" in note] == told
     cautions = featherseg.compare([run, place / "wide"], costs=False, device="cpu").cautions

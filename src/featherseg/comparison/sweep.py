@@ -151,6 +151,7 @@ def train_all(
     """
     from featherseg.training.check import check_request
     from featherseg.training.job import train
+    from featherseg.training.open import labelled_splits
     from featherseg.training.resume import resumed_recipe
     from featherseg.training.teaching import check_pupil, open_unlabelled
 
@@ -200,7 +201,8 @@ def train_all(
             trainings.append((f"{name}, seed {seed}", seeded, out / f"{name}-{seed}"))
         if taught:
             check_pupil(inputs.recipe, inputs.model, request.objects)
-            open_unlabelled(trainings[-1][1].read()[1], inputs.train)
+            splits = labelled_splits(inputs.recipe, inputs.train, inputs.val, request.objects)
+            open_unlabelled(trainings[-1][1].read()[1], splits)
     for _, run_request, run in trainings:
         if (run / RESOLVED).is_file():
             resumed_recipe(open_run(run), run_request)  # refuses a run of other settings

@@ -18,7 +18,13 @@ from featherseg.recipe.tables import Recipe, TrainTable
 from featherseg.training.folder import TENSORBOARD
 from featherseg.training.loss import refuse_unused_keys
 from featherseg.training.objects import Objects
-from featherseg.training.open import Inputs, open_data, open_model, set_image_range
+from featherseg.training.open import (
+    Inputs,
+    labelled_splits,
+    open_data,
+    open_model,
+    set_image_range,
+)
 from featherseg.training.optimisers import optimiser_of, parameter_groups
 from featherseg.training.request import Request
 from featherseg.training.resolve import Facts, count_steps, updated, validates_on_training_images
@@ -60,7 +66,8 @@ def check_request(request: Request, on_message: OnMessage) -> Inputs:
     check_instances(recipe, model, train, request.objects)
     if not model.panoptic and request.objects.loss is None:
         refuse_one_class(train)
-    teachers, unlabelled = check_teachers(recipe, model, train, request.objects)
+    splits = labelled_splits(recipe, train, val, request.objects)
+    teachers, unlabelled = check_teachers(recipe, model, splits, request.objects)
     image_range = set_image_range(train, model, on_message)
     return Inputs(
         file,

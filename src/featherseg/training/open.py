@@ -110,6 +110,13 @@ def open_data(recipe: Recipe, objects: Objects) -> tuple[SegmentationData, Segme
     return train, val
 
 
+def labelled_splits(
+    recipe: Recipe, train: SegmentationData, val: SegmentationData, objects: Objects
+) -> dict[str, SegmentationData]:
+    """Return the splits that have masks by their names: train, val and a complete test split."""
+    return {"train": train, "val": val} | _open_test(recipe, objects)
+
+
 def _open_test(recipe: Recipe, objects: Objects) -> dict[str, SegmentationData]:
     """Return the test split by its name, nothing if there is none or it is incomplete."""
     root = None if recipe.data.root is None else Path(recipe.data.root)

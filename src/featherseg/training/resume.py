@@ -13,13 +13,14 @@ from featherseg.core.types import OnMessage, SegmentationData
 from featherseg.core.wording import flattened
 from featherseg.data import DATASETS
 from featherseg.data.cache.fingerprint import Fingerprint, class_differences, read_fingerprint
+from featherseg.data.datasets.unlabelled import UnlabelledImages
 from featherseg.data.images.pairs import NamedData
 from featherseg.recipe.reading import override_recipe, with_absolute_paths
 from featherseg.recipe.tables import MACHINE_KEYS, ModelTable, Recipe, TrainTable
 from featherseg.runs.run import DATA, Run, find_run, open_run
 from featherseg.training.request import OBJECT_RECIPE, Request
 from featherseg.training.resolve import updated
-from featherseg.training.teaching import open_unlabelled, teacher_row
+from featherseg.training.teaching import teacher_row
 
 LENGTH = {"steps", "decay_steps"}
 """Keys of [train] that may be larger when a run with a stable schedule continues."""
@@ -178,7 +179,10 @@ def _same_teachers(run: Run, requested: Recipe) -> bool:
 
 
 def check_same_data(
-    run: Run, recipe: Recipe, data: tuple[SegmentationData, SegmentationData], on_message: OnMessage
+    run: Run,
+    data: tuple[SegmentationData, SegmentationData],
+    unlabelled: UnlabelledImages | None,
+    on_message: OnMessage,
 ) -> None:
     """Compare the data (train, val) and the images without masks with those of the run's start.
 
@@ -187,7 +191,7 @@ def check_same_data(
     """
     train, val = data
     splits: dict[str, SegmentationData] = {"train": train, "val": val}
-    if unlabelled := open_unlabelled(recipe, train):
+    if unlabelled:
         splits["unlabelled"] = unlabelled
     fingerprint = read_fingerprint(run.path / DATA)
     if fingerprint is None:

@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from itertools import pairwise
@@ -34,6 +34,7 @@ from featherseg.core.storage import is_remote
 from featherseg.core.types import OnMessage, SegmentationData
 from featherseg.core.wording import counted, size_text
 from featherseg.data import data_folder
+from featherseg.data.cache.fingerprint import copies_of
 from featherseg.data.cache.mirror import local_folder
 from featherseg.data.cache.prepared import (
     INDEX,
@@ -130,14 +131,17 @@ def check_pupil(recipe: Recipe, model: SegmentationModel, objects: Objects) -> N
 
 
 def check_teachers(
-    recipe: Recipe, model: SegmentationModel, train: SegmentationData, objects: Objects
+    recipe: Recipe,
+    model: SegmentationModel,
+    splits: Mapping[str, SegmentationData],
+    objects: Objects,
 ) -> tuple[list[Teacher], UnlabelledImages | None]:
-    """Return the teachers and the images without masks, opened.
+    """Return the teachers and the images without masks, opened. splits: as `open_unlabelled` takes.
 
     Raises ConfigError or RunError if a run is missing or cannot teach this training, DataNotFound
     if the folder of images without masks is empty.
     """
-    teachers: list[Teacher] = []
+    teachers, train = list[Teacher](), splits["train"]
     if not recipe.teacher.runs:
         return teachers, None
     check_pupil(recipe, model, objects)
@@ -167,7 +171,7 @@ def check_teachers(
                 f"{_shortened(data_classes)}. A teacher needs the same classes in the same order."
             )
         teachers.append(Teacher(run, teacher_row(run)))
-    return teachers, open_unlabelled(recipe, train)
+    return teachers, open_unlabelled(recipe, splits)
 
 
 def _shortened(names: Sequence[str]) -> str:
@@ -201,9 +205,17 @@ def teacher_row(run: Run) -> TeacherRow:
     )
 
 
-def open_unlabelled(recipe: Recipe, train: SegmentationData) -> UnlabelledImages | None:
-    """Return the images without masks, None if there are none. Raises DataNotFound, DataError."""
-    folder = recipe.teacher.unlabelled
+def open_unlabelled(
+    recipe: Recipe, splits: Mapping[str, SegmentationData]
+) -> UnlabelledImages | None:
+    """Return the images without masks, None if the recipe names no folder.
+
+    splits: All that have masks, "train" among them; images that lie in one of them are left out,
+        because a model that learned from them could not be scored on them.
+
+    Raises DataNotFound, DataError.
+    """
+    folder, train = recipe.teacher.unlabelled, splits["train"]
     if folder is None:
         return None
     unlabelled = UnlabelledImages(
@@ -227,6 +239,7 @@ def open_unlabelled(recipe: Recipe, train: SegmentationData) -> UnlabelledImages
             f"{folder}: {len(among_masks)} {are} of {train.name}, such as {among_masks[0]}. Name a "
             "folder that contains only images."
         )
+    unlabelled.leave_out({name: copies_of(unlabelled, data) for name, data in splits.items()})
     return unlabelled
 
 
@@ -252,7 +265,7 @@ def open_teaching(
         out: The run folder.
         on_message: Shows a message to the user.
         own_data: The data were given as an object, so the recipe does not tell where they lie.
-        unlabelled: The recipe's images without masks, if they are open already.
+        unlabelled: The recipe's images without masks.
         began: When the command of a new run began, by `time.monotonic`.
 
     Raises:
@@ -263,7 +276,6 @@ def open_teaching(
     if not recipe.teacher.runs:
         return None
     assert recipe.augment.crop is not None
-    unlabelled = unlabelled or open_unlabelled(recipe, train)
     images = [*_images(train), *(_images(unlabelled) if unlabelled else ())]
     minutes = recipe.train.minutes
 
@@ -329,6 +341,11 @@ def open_teaching(
             f"{counted(len(unlabelled), 'image')} without masks: {100 * share:.0f} % of the "
             "samples, drawn at random; only the teacher labels them"
         )
+        for split, number in unlabelled.left_out.items():
+            on_message(
+                f"{counted(number, 'further image')} of {unlabelled.folder} left out, which "
+                f"{split} has too"
+            )
     return Teaching(
         tuple(files), tuple(entries), logits_grid(model, recipe.augment.crop), unlabelled, share
     )

@@ -177,5 +177,5 @@ def test_images_without_masks_may_lie_in_a_bucket(lawn):
     recipe = parse_recipe(
         read_recipe("frm-lite0"), ['teacher.runs="large"', 'teacher.unlabelled="s3://b/more"']
     )
-    found = open_unlabelled(recipe, open_dataset("s3://yard/lawn", "train"))
+    found = open_unlabelled(recipe, {"train": open_dataset("s3://yard/lawn", "train")})
     assert found.keys == ["x.png", "y.png"]

@@ -316,4 +316,4 @@ def test_masks_of_upper_layers_are_no_images_without_masks(road):
         [f"teacher.unlabelled={road / 'Dataset/a'}", 'teacher.runs=["r"]'],
     )
     with pytest.raises(DataError, match="images in it are masks of road"):
-        open_unlabelled(recipe, open_files(str(road), "train"))
+        open_unlabelled(recipe, {"train": open_files(str(road), "train")})

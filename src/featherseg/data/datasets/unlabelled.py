@@ -1,11 +1,13 @@
 """A folder of images without masks as a dataset: every pixel is ignored, for use with a teacher."""
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.types import IGNORE, Sample, SegmentationData
+from featherseg.core.wording import counted
 from featherseg.data.images.decoding import image_size, read_image
 from featherseg.data.images.labels import LabelMap
 from featherseg.data.images.listing import IMAGE_SUFFIXES, is_image
@@ -44,7 +46,22 @@ class UnlabelledImages(PairedFiles):
         self.label_map, self.licence = LabelMap({}, expected=""), train.licence
         self.pairs = [Pair(path.relative_to(folder).as_posix(), path, None) for path in paths]
         self.keys = [pair.key for pair in self.pairs]
-        self.depth = like.dtype
+        self.folder, self.depth, self.left_out = folder, like.dtype, dict[str, int]()
+
+    def leave_out(self, copies: Mapping[str, Collection[str]]) -> None:
+        """Leave out images (split -> keys) that a split has too; `left_out` has their numbers.
+
+        Raises DataNotFound if no image is left.
+        """
+        self.left_out = {split: len(keys) for split, keys in copies.items() if keys}
+        known = {key for keys in copies.values() for key in keys}
+        if known.issuperset(self.keys):
+            raise DataNotFound(
+                f"{self.folder} has no image without a mask: {counted(len(self.keys), 'image')} "
+                f"of it are in {', '.join(self.left_out)}. Name a folder with further images."
+            )
+        self.pairs = [pair for pair in self.pairs if pair.key not in known]
+        self.keys = [pair.key for pair in self.pairs]
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
