@@ -46,6 +46,8 @@ class SelfTraining:
 
     confidence: float = 0.0
     """0: from logits. Else from masks, of the pixels where the first is at least so confident."""
+    by_class: bool = False
+    """Whether at least the surer half of the pixels of each class is labelled."""
     share: float = 0.5
     """Of the minutes, for the first training."""
     goes_on: bool = True
@@ -90,6 +92,8 @@ WAYS = {
     "taught late": Way(self_training=SelfTraining(share=0.7)),
     "sure masks": Way(self_training=SelfTraining(0.9)),
     "likely masks": Way(self_training=SelfTraining(0.7)),
+    "surer half": Way(self_training=SelfTraining(0.9, by_class=True)),
+    "sure masks, pasted": Way(("augment.copy_paste=0.5",), self_training=SelfTraining(0.9)),
     "sure masks, strong": Way((*STRONG, "augment.cutmix=0.5"), self_training=SelfTraining(0.9)),
 }
 
@@ -146,11 +150,11 @@ def write_few(source: Source, masks: int, seed: int, judge: str, out: Path) -> S
 
 
 def write_confident(
-    run: str, source: Source, unlabelled: Path, confidence: float, folder: Path
+    run: str, source: Source, unlabelled: Path, how: SelfTraining, folder: Path
 ) -> Source:
     """Write a dataset whose training images are half images with masks, half what a run labels.
 
-    Pixels where the run is less confident (0..1) are ignored. The images with masks are repeated.
+    Pixels where the run is less confident are ignored. The images with masks are repeated.
     """
     data, to = Path(source.data).parent, folder / "confident"
     path = to / "dataset.toml"
@@ -161,9 +165,17 @@ def write_confident(
     predictor = Predictor(run, device="cpu")
     predictor.soft = "confidence"
     files = sorted(unlabelled.glob("*.png"))
+    least = np.full(256, 255 * how.confidence)
+    if how.by_class:
+        counts = np.zeros((256, 256), np.int64)  # class, confidence
+        for file in files:
+            seen = predictor(file)
+            np.add.at(counts, (seen.mask, seen.soft), 1)
+        more = counts.cumsum(axis=1) < counts.sum(axis=1, keepdims=True) / 2
+        least = np.minimum(least, more.sum(axis=1))  # the median of each class
     for file in files:
         seen = predictor(file)
-        mask = np.where(seen.soft >= 255 * confidence, seen.mask, IGNORE).astype(np.uint8)
+        mask = np.where(seen.soft >= least[seen.mask], seen.mask, IGNORE).astype(np.uint8)
         Image.fromarray(mask).save(to / "masks" / "train" / f"seen-{file.name}")
         shutil.copyfile(file, to / "images" / "train" / f"seen-{file.name}")
     own = sorted((data / "masks" / "train").glob("*.png"))
@@ -195,7 +207,7 @@ class Bench(minutes.Bench):
         before = load_json(first / "processor.json")["seconds"]
         run, unlabelled = str(first / "run"), Path(source.data).parent / "unlabelled"
         if way.self_training.confidence:
-            data = write_confident(run, source, unlabelled, way.self_training.confidence, folder)
+            data = write_confident(run, source, unlabelled, way.self_training, folder)
             teaching = []
         else:
             data, teaching = source, ["--teacher", run, "--unlabelled", str(unlabelled)]

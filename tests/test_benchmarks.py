@@ -1404,7 +1404,8 @@ def test_a_model_labels_what_it_is_sure_of(load, tmp_path, monkeypatch):
 
     monkeypatch.setattr(few_masks, "Predictor", Sure)
     source = few_masks.Source("few", str(data / "dataset.toml"))
-    written = few_masks.write_confident("first", source, data / "unlabelled", 0.9, tmp_path)
+    sure = few_masks.SelfTraining(0.9)
+    written = few_masks.write_confident("first", source, data / "unlabelled", sure, tmp_path)
     masks = Path(written.data).parent / "masks" / "train"
     seen = [np.array(Image.open(path)).tolist() for path in sorted(masks.iterdir())]
     # two that are labelled, one of them again, and three with the pixel that is sure
@@ -1413,3 +1414,8 @@ def test_a_model_labels_what_it_is_sure_of(load, tmp_path, monkeypatch):
     assert [path.name for path in sorted(images.iterdir())] == [
         p.name for p in sorted(masks.iterdir())
     ]
+
+    half = few_masks.SelfTraining(0.9, by_class=True)
+    written = few_masks.write_confident("first", source, data / "unlabelled", half, tmp_path / "b")
+    masks = Path(written.data).parent / "masks" / "train"
+    assert np.array(Image.open(masks / "seen-0001.png")).tolist() == [[2, 3]]
