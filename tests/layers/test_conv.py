@@ -89,7 +89,7 @@ def test_convolve_is_the_plain_convolution_outside_training_and_in_every_graph()
     assert torch.equal(layer(x), layer.conv(x))
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(layer(x), layer.conv(x))
-    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of jit.trace
+    with warnings.catch_warnings(action="ignore"):  # of jit.trace, which torch calls deprecated
         graphs = [
             str(torch.jit.trace(layer, x).inlined_graph),
             str(torch.export.export(layer, (x,)).graph),
