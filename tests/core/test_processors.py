@@ -2,6 +2,7 @@
 
 import ast
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from featherseg.core.processors import apple_flags, arm_cores, processor_name
 CORE = """\
 processor\t: {number}
 BogoMIPS\t: 108.00
-Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm
+Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm asimddp
 CPU implementer\t: {implementer}
 CPU architecture: 8
 CPU variant\t: 0x4
@@ -66,6 +67,25 @@ def test_the_record_of_an_arm_machine_names_its_cores(monkeypatch):
     for module in (machine, processors):
         monkeypatch.setattr(module, "read_cpuinfo", lambda: cpuinfo("0x41/0xd40"))
     assert machine.processor()["processor"] == "ARM Neoverse-V1"
+
+
+def test_without_lscpu_the_text_of_the_system_tells_name_and_flags(monkeypatch):
+    by_lscpu, has_lscpu = machine.processor(), shutil.which("lscpu")
+    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
+    if has_lscpu and processors.read_cpuinfo():
+        alone = machine.processor()
+        assert alone == {key: by_lscpu[key] for key in alone}
+        assert alone["flags"]
+    monkeypatch.setattr(machine, "read_cpuinfo", lambda: INTEL + "flags\t: fpu avx2 amx_bf16\n")
+    assert machine.processor() == {
+        "processor": "Intel(R) Xeon(R) Processor",
+        "cpu_family": "6",
+        "cpu_model": "143",
+        "flags": ["avx2", "amx_bf16"],
+    }
+    monkeypatch.setattr(machine, "read_cpuinfo", lambda: cpuinfo("0x41/0xd0b"))
+    arm = machine.processor()
+    assert (arm["processor"], arm["flags"]) == ("ARM Cortex-A76", ["asimd", "asimddp"])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the stand-in for sysctl is a script")

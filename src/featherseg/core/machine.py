@@ -209,9 +209,12 @@ def machine_text(facts: dict[str, Any]) -> str:
 
 
 def processor() -> dict[str, Any]:
-    """Return the facts and flags of lscpu; only the name without lscpu, on a Mac also flags."""
-    unknown = {"processor": processor_name(), "flags": apple_flags()}
-    if not (lscpu := shutil.which("lscpu")):
+    """Return the facts and flags of lscpu; without lscpu those of /proc/cpuinfo or of a Mac."""
+    cpuinfo = read_cpuinfo()
+    cores = arm_cores(cpuinfo)  # lscpu names one kind of them, or none if it is old
+    known = {"processor": cores} if cores else {}
+    unknown = {"processor": processor_name(), "flags": apple_flags(), **_facts_of(cpuinfo), **known}
+    if not (lscpu := shutil.which("lscpu")):  # slim containers have none
         return unknown
     done = subprocess.run(
         [lscpu, "--json"],
@@ -224,11 +227,26 @@ def processor() -> dict[str, Any]:
         rows = {row["field"]: row["data"] for row in _flat(json.loads(done.stdout)["lscpu"])}
     except (ValueError, KeyError):
         return unknown
-    has = set(rows.get("Flags:", "").split())
     facts = {key: rows[name] for name, key in CPU_FACTS.items() if name in rows}
-    if cores := arm_cores(read_cpuinfo()):  # lscpu names one kind of them, or none if it is old
-        facts["processor"] = cores
-    return {**unknown, **facts, "flags": [flag for flag in CPU_FLAGS if flag in has]}
+    return {**unknown, **facts, **known, "flags": _known_flags(rows.get("Flags:", ""))}
+
+
+def _facts_of(cpuinfo: str) -> dict[str, Any]:
+    """Return name, family, model and flags in a text of /proc/cpuinfo, as far as it has them."""
+    rows = dict[str, str]()  # of the first core
+    for line in cpuinfo.splitlines():
+        key, _, value = (words.strip() for words in line.partition(":"))
+        rows.setdefault(key, value)
+    names = {"model name": "processor", "cpu family": "cpu_family", "model": "cpu_model"}
+    facts: dict[str, Any] = {key: rows[name] for name, key in names.items() if rows.get(name)}
+    if flags := rows.get("flags") or rows.get("Features"):  # of x86-64, of ARM
+        facts["flags"] = _known_flags(flags)
+    return facts
+
+
+def _known_flags(text: str) -> list[str]:
+    """Return those of CPU_FLAGS that are among the words."""
+    return [flag for flag in CPU_FLAGS if flag in text.split()]
 
 
 def _flat(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
