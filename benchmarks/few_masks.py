@@ -154,7 +154,8 @@ def write_confident(
 ) -> Source:
     """Write a dataset whose training images are half images with masks, half what a run labels.
 
-    Pixels where the run is less confident are ignored. The images with masks are repeated.
+    Pixels where the run is less confident than `how` asks are ignored. The images with masks are
+    repeated.
     """
     data, to = Path(source.data).parent, folder / "confident"
     path = to / "dataset.toml"
@@ -165,17 +166,17 @@ def write_confident(
     predictor = Predictor(run, device="cpu")
     predictor.soft = "confidence"
     files = sorted(unlabelled.glob("*.png"))
-    least = np.full(256, 255 * how.confidence)
+    seen = [(prediction.mask, prediction.soft) for prediction in map(predictor, files)]
+    least = np.full(256, 255 * how.confidence)  # by class
     if how.by_class:
-        counts = np.zeros((256, 256), np.int64)  # class, confidence
-        for file in files:
-            seen = predictor(file)
-            np.add.at(counts, (seen.mask, seen.soft), 1)
-        more = counts.cumsum(axis=1) < counts.sum(axis=1, keepdims=True) / 2
-        least = np.minimum(least, more.sum(axis=1))  # the median of each class
-    for file in files:
-        seen = predictor(file)
-        mask = np.where(seen.soft >= least[seen.mask], seen.mask, IGNORE).astype(np.uint8)
+        counts = sum(  # (classes, confidences)
+            np.bincount(256 * mask.ravel().astype(int) + soft.ravel(), minlength=256**2)
+            for mask, soft in seen
+        ).reshape(256, 256)
+        below = counts.cumsum(axis=1) < counts.sum(axis=1, keepdims=True) / 2
+        least = np.minimum(least, below.sum(axis=1))  # the median of each class
+    for file, (classes, soft) in zip(files, seen, strict=True):
+        mask = np.where(soft >= least[classes], classes, IGNORE).astype(np.uint8)
         Image.fromarray(mask).save(to / "masks" / "train" / f"seen-{file.name}")
         shutil.copyfile(file, to / "images" / "train" / f"seen-{file.name}")
     own = sorted((data / "masks" / "train").glob("*.png"))

@@ -169,7 +169,7 @@ def test_that_masks_are_not_scored_is_said(tmp_path):
         progress=lambda doing, done, total: said.append(doing),
     )
     assert (len(reports), errors) == (1, [])
-    assert "web: mIoU is not measured: the file returns masks, and logits are scored" in said
+    assert "web: mIoU is not measured: the file returns masks, not logits" in said
 
 
 def test_another_version_is_refused(archive, job, monkeypatch):

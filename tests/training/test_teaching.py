@@ -289,9 +289,8 @@ def test_images_that_have_masks_are_left_out_of_those_without(place):
         taught(place, *settings, reporter=KilledAt(1))
     run, said = taught(place, *settings, resume=True)
     assert "3 images without masks" in said
-    for number, split in (("2 further images", "train"), ("1 further image", "val")):
-        assert f"{number} of {place / 'photos'} left out, which {split} has too" in said
-    assert f"1 further image of {place / 'photos'} left out, which test has too" in said
+    for images, split in (("2 images", "train"), ("1 image", "val"), ("1 image", "test")):
+        assert f"left out {images} of {place / 'photos'}: also in {split}" in said
     kept = json.loads((run.path / "data.json").read_text())["splits"]["unlabelled"]
     assert [row[0] for row in kept] == ["a.png", "b.png", "more/a.png"]
     assert "says less" not in said

@@ -95,7 +95,7 @@ def export(
     with progress_bar(stderr) as bar:
 
         def progress(doing: str, done: int, total: int | None) -> None:
-            """Print each new activity; other progress is the bar's."""
+            """Print each new activity once; the bar shows its progress."""
             nonlocal printed
             if doing != printed:
                 stderr.print(printed := doing, markup=False)

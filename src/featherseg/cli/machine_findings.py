@@ -58,7 +58,9 @@ def _machine() -> Iterator[Finding]:
     facts = processor()
     yield Finding("machine", "processor", facts["processor"])
     yield Finding(
-        "machine", "instructions", ", ".join(facts["flags"]) or "none that models run faster with"
+        "machine",
+        "instructions",
+        ", ".join(facts["flags"]) or "none known that models run faster with",
     )
     yield Finding("machine", "cores", f"{usable_cores()} usable")
     yield Finding("machine", "memory", f"{psutil.virtual_memory().total / 2**30:.1f} GiB")

@@ -151,9 +151,9 @@ def train_all(
     """
     from featherseg.training.check import check_request
     from featherseg.training.job import train
-    from featherseg.training.open import labelled_splits
+    from featherseg.training.open import open_unlabelled
     from featherseg.training.resume import resumed_recipe
-    from featherseg.training.teaching import check_pupil, open_unlabelled
+    from featherseg.training.teaching import check_pupil
 
     if len(set(names)) != len(names) or len(set(seeds)) != len(seeds) or not names or not seeds:
         raise ConfigError("expected every model and every seed once, and one of each at least.")
@@ -201,8 +201,8 @@ def train_all(
             trainings.append((f"{name}, seed {seed}", seeded, out / f"{name}-{seed}"))
         if taught:
             check_pupil(inputs.recipe, inputs.model, request.objects)
-            splits = labelled_splits(inputs.recipe, inputs.train, inputs.val, request.objects)
-            open_unlabelled(trainings[-1][1].read()[1], splits)
+            recipe = trainings[-1][1].read()[1]
+            open_unlabelled(recipe, inputs.train, inputs.val, request.objects)
     for _, run_request, run in trainings:
         if (run / RESOLVED).is_file():
             resumed_recipe(open_run(run), run_request)  # refuses a run of other settings

@@ -346,11 +346,12 @@ def _export_one(name: str, place: Path, shared: Shared) -> ExportReport:
                 # Its mIoU; that of int8 is already known
                 miou = quantised.miou if quantised else None
                 runtime = open_file(file, "cpu", trust=True)
-                if split and shared.settings.score and not quantised:
+                to_score = split if shared.settings.score and not quantised else None
+                if to_score and runtime.masks:
+                    shared.tell(f"{name}: mIoU is not measured: the file returns masks, not logits")
+                elif to_score:
                     try:
-                        if runtime.masks:
-                            raise ExportError("the file returns masks, and logits are scored")
-                        miou = split.score(file)
+                        miou = to_score.score(file)
                     except (DataError, ExportError) as error:  # it takes images of only one size
                         shared.tell(f"{name}: mIoU is not measured: {error}")
 

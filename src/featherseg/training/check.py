@@ -20,9 +20,9 @@ from featherseg.training.loss import refuse_unused_keys
 from featherseg.training.objects import Objects
 from featherseg.training.open import (
     Inputs,
-    labelled_splits,
     open_data,
     open_model,
+    open_unlabelled,
     set_image_range,
 )
 from featherseg.training.optimisers import optimiser_of, parameter_groups
@@ -66,8 +66,8 @@ def check_request(request: Request, on_message: OnMessage) -> Inputs:
     check_instances(recipe, model, train, request.objects)
     if not model.panoptic and request.objects.loss is None:
         refuse_one_class(train)
-    splits = labelled_splits(recipe, train, val, request.objects)
-    teachers, unlabelled = check_teachers(recipe, model, splits, request.objects)
+    teachers = check_teachers(recipe, model, train, request.objects)
+    unlabelled = open_unlabelled(recipe, train, val, request.objects)
     image_range = set_image_range(train, model, on_message)
     return Inputs(
         file,

@@ -12,10 +12,9 @@ import torch
 from featherseg.core.errors import ConfigError, DataNotFound, RunError
 from featherseg.core.files import append_line
 from featherseg.core.machine import computes_bf16, pick_device, this_rank
-from featherseg.core.types import OnMessage, Reporter, SegmentationData
+from featherseg.core.types import OnMessage, Reporter
 from featherseg.core.wording import WarningText
 from featherseg.data.datasets.statistics import largest_size, typical_size
-from featherseg.data.datasets.unlabelled import UnlabelledImages
 from featherseg.layers.normalise import FULL_RANGE
 from featherseg.recipe.tables import Recipe
 from featherseg.runs.run import CHECKPOINT, DATA, METRICS, RESOLVED, Run, open_run, write_info
@@ -39,9 +38,9 @@ from featherseg.training.open import (
     Inputs,
     Training,
     begin_run,
-    labelled_splits,
     open_data,
     open_model,
+    open_unlabelled,
     record_data,
     warn_of_scores,
 )
@@ -68,7 +67,7 @@ from featherseg.training.resume import (
     read_checkpoint,
     resumed_recipe,
 )
-from featherseg.training.teaching import open_teaching, open_unlabelled, refuse_own_folder
+from featherseg.training.teaching import open_teaching, refuse_own_folder
 from featherseg.training.timing import estimate_step, measure_speed, time_validation
 
 
@@ -236,7 +235,7 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
         if resume and (moved or (out / DATA).is_file()):
             with suppress(*(() if moved else (DataNotFound,))):  # it no longer needs them
                 train_data, val_data = open_data(recipe, request.objects)
-                unlabelled = _open_unlabelled(recipe, train_data, val_data, request)
+                unlabelled = open_unlabelled(recipe, train_data, val_data, request.objects)
                 check_same_data(run, (train_data, val_data), unlabelled, on_message)
         on_message(f"{out} is finished: {checkpoint['global_step']} steps, nothing left to do")
         return _with_places_of(run, recipe)
@@ -244,7 +243,7 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
     # Data and model. Lightning loads the weights of a checkpoint; else the model is as it was begun
     check_machine(recipe)
     train_data, val_data = open_data(recipe, request.objects)
-    unlabelled = _open_unlabelled(recipe, train_data, val_data, request)
+    unlabelled = open_unlabelled(recipe, train_data, val_data, request.objects)
     if checkpoint:
         model = run.untrained_model()
         keep_supervised_heads(model, recipe)
@@ -289,13 +288,6 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
     training = replace(training, sampling=sampling)
     run = _run(training, reporter, request, resume_from=out / CHECKPOINT if checkpoint else None)
     return _with_places_of(run, recipe)
-
-
-def _open_unlabelled(
-    recipe: Recipe, train: SegmentationData, val: SegmentationData, request: Request
-) -> UnlabelledImages | None:
-    """Return the images without masks, None if the recipe names no folder."""
-    return open_unlabelled(recipe, labelled_splits(recipe, train, val, request.objects))
 
 
 def _with_places_of(run: Run, recipe: Recipe) -> Run:

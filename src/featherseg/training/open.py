@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,22 @@ import torch
 
 from featherseg import models
 from featherseg._version import __version__
-from featherseg.core.errors import ConfigError, FeathersegError
+from featherseg.core.errors import ConfigError, DataError, FeathersegError
 from featherseg.core.files import write_json, write_text
 from featherseg.core.machine import environment
+from featherseg.core.storage import is_remote
 from featherseg.core.types import ClassInfo, OnMessage, SegmentationData
 from featherseg.core.wording import WarningText, counted
 from featherseg.data import open_dataset, score_split
-from featherseg.data.cache.fingerprint import TEST, Fingerprint, named_pairs, read_fingerprint
+from featherseg.data.cache.fingerprint import (
+    TEST,
+    Fingerprint,
+    copies_of,
+    files_of,
+    named_pairs,
+    read_fingerprint,
+)
+from featherseg.data.cache.mirror import local_folder
 from featherseg.data.datasets.unlabelled import UnlabelledImages
 from featherseg.data.images.image_range import measure_range
 from featherseg.layers.model import SegmentationModel
@@ -110,11 +120,37 @@ def open_data(recipe: Recipe, objects: Objects) -> tuple[SegmentationData, Segme
     return train, val
 
 
-def labelled_splits(
+def open_unlabelled(
     recipe: Recipe, train: SegmentationData, val: SegmentationData, objects: Objects
-) -> dict[str, SegmentationData]:
-    """Return the splits that have masks by their names: train, val and a complete test split."""
-    return {"train": train, "val": val} | _open_test(recipe, objects)
+) -> UnlabelledImages | None:
+    """Return the images without masks, None if the recipe names no folder.
+
+    Images that train, val or a complete test split has too are left out: a model that learned from
+    them could not be scored on them. Raises DataNotFound, DataError.
+    """
+    folder = recipe.teacher.unlabelled
+    if folder is None:
+        return None
+    unlabelled = UnlabelledImages(
+        local_folder(folder) if is_remote(folder) else Path(folder), train, train[0].image
+    )
+    unlabelled[0]  # raises now if its bits per channel differ
+    files, resolve = files_of(train), cache(Path.resolve)
+    masks = [path for pair in files.pairs for path in pair.mask_files] if files else []
+    mask_places = {(resolve(mask.parent), mask.name) for mask in masks}
+    if among_masks := [
+        pair.key
+        for pair in unlabelled.pairs
+        if pair.image and (resolve(pair.image.parent), pair.image.name) in mask_places
+    ]:
+        are = "image in it is a mask" if len(among_masks) == 1 else "images in it are masks"
+        raise DataError(
+            f"{folder}: {len(among_masks)} {are} of {train.name}, such as {among_masks[0]}. Name a "
+            "folder that contains only images."
+        )
+    splits = {"train": train, "val": val} | _open_test(recipe, objects)
+    unlabelled.leave_out({name: copies_of(unlabelled, data) for name, data in splits.items()})
+    return unlabelled
 
 
 def _open_test(recipe: Recipe, objects: Objects) -> dict[str, SegmentationData]:

@@ -11,9 +11,8 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -30,12 +29,9 @@ from featherseg.core.files import (
     refuse_links,
     write_text,
 )
-from featherseg.core.storage import is_remote
 from featherseg.core.types import OnMessage, SegmentationData
 from featherseg.core.wording import counted, size_text
 from featherseg.data import data_folder
-from featherseg.data.cache.fingerprint import copies_of
-from featherseg.data.cache.mirror import local_folder
 from featherseg.data.cache.prepared import (
     INDEX,
     PreparedData,
@@ -131,19 +127,15 @@ def check_pupil(recipe: Recipe, model: SegmentationModel, objects: Objects) -> N
 
 
 def check_teachers(
-    recipe: Recipe,
-    model: SegmentationModel,
-    splits: Mapping[str, SegmentationData],
-    objects: Objects,
-) -> tuple[list[Teacher], UnlabelledImages | None]:
-    """Return the teachers and the images without masks, opened. splits: as `open_unlabelled` takes.
+    recipe: Recipe, model: SegmentationModel, train: SegmentationData, objects: Objects
+) -> list[Teacher]:
+    """Return the teachers, opened.
 
-    Raises ConfigError or RunError if a run is missing or cannot teach this training, DataNotFound
-    if the folder of images without masks is empty.
+    Raises ConfigError or RunError if a run is missing or cannot teach this training.
     """
-    teachers, train = list[Teacher](), splits["train"]
+    teachers: list[Teacher] = []
     if not recipe.teacher.runs:
-        return teachers, None
+        return teachers
     check_pupil(recipe, model, objects)
     for name in recipe.teacher.runs:
         if is_exported_file(name):
@@ -171,7 +163,7 @@ def check_teachers(
                 f"{_shortened(data_classes)}. A teacher needs the same classes in the same order."
             )
         teachers.append(Teacher(run, teacher_row(run)))
-    return teachers, open_unlabelled(recipe, splits)
+    return teachers
 
 
 def _shortened(names: Sequence[str]) -> str:
@@ -203,44 +195,6 @@ def teacher_row(run: Run) -> TeacherRow:
     return TeacherRow(
         name=run.name, model=model.name, weights=weights, outputs=outputs, licence=run.licence
     )
-
-
-def open_unlabelled(
-    recipe: Recipe, splits: Mapping[str, SegmentationData]
-) -> UnlabelledImages | None:
-    """Return the images without masks, None if the recipe names no folder.
-
-    splits: All that have masks, "train" among them; images that lie in one of them are left out,
-        because a model that learned from them could not be scored on them.
-
-    Raises DataNotFound, DataError.
-    """
-    folder, train = recipe.teacher.unlabelled, splits["train"]
-    if folder is None:
-        return None
-    unlabelled = UnlabelledImages(
-        local_folder(folder) if is_remote(folder) else Path(folder), train, train[0].image
-    )
-    unlabelled[0]  # raises now if its bits per channel differ
-    exact, resolve = train.data if isinstance(train, PreparedData) else train, cache(Path.resolve)
-    masks = (
-        [path for pair in exact.pairs for path in pair.mask_files]
-        if isinstance(exact, PairedFiles)
-        else []
-    )
-    mask_places = {(resolve(mask.parent), mask.name) for mask in masks}
-    if among_masks := [
-        pair.key
-        for pair in unlabelled.pairs
-        if pair.image and (resolve(pair.image.parent), pair.image.name) in mask_places
-    ]:
-        are = "image in it is a mask" if len(among_masks) == 1 else "images in it are masks"
-        raise DataError(
-            f"{folder}: {len(among_masks)} {are} of {train.name}, such as {among_masks[0]}. Name a "
-            "folder that contains only images."
-        )
-    unlabelled.leave_out({name: copies_of(unlabelled, data) for name, data in splits.items()})
-    return unlabelled
 
 
 def open_teaching(
@@ -343,8 +297,7 @@ def open_teaching(
         )
         for split, number in unlabelled.left_out.items():
             on_message(
-                f"{counted(number, 'further image')} of {unlabelled.folder} left out, which "
-                f"{split} has too"
+                f"left out {counted(number, 'image')} of {unlabelled.folder}: also in {split}"
             )
     return Teaching(
         tuple(files), tuple(entries), logits_grid(model, recipe.augment.crop), unlabelled, share

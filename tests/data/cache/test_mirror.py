@@ -15,7 +15,8 @@ from featherseg.core.storage import is_remote
 from featherseg.data import LabelledImages, open_dataset, score_split
 from featherseg.data.cache import mirror
 from featherseg.recipe.reading import parse_recipe, read_recipe, with_absolute_paths
-from featherseg.training.teaching import open_unlabelled
+from featherseg.training.objects import NAMES_ALONE
+from featherseg.training.open import open_unlabelled
 
 LATE = TOML.replace('val = "val"', 'test = "late.txt"').encode()
 
@@ -177,5 +178,6 @@ def test_images_without_masks_may_lie_in_a_bucket(lawn):
     recipe = parse_recipe(
         read_recipe("frm-lite0"), ['teacher.runs="large"', 'teacher.unlabelled="s3://b/more"']
     )
-    found = open_unlabelled(recipe, {"train": open_dataset("s3://yard/lawn", "train")})
+    lawn = open_dataset("s3://yard/lawn", "train")
+    found = open_unlabelled(recipe, lawn, lawn, NAMES_ALONE)
     assert found.keys == ["x.png", "y.png"]

@@ -19,7 +19,8 @@ from featherseg.data.checks.fixes import write_mended
 from featherseg.data.datasets.dataset_toml import read_dataset_toml, toml_text
 from featherseg.data.datasets.folder import FolderData
 from featherseg.recipe.reading import parse_recipe, read_recipe
-from featherseg.training.teaching import open_unlabelled
+from featherseg.training.objects import NAMES_ALONE
+from featherseg.training.open import open_unlabelled
 
 HEAD = """
 name = "road"
@@ -315,5 +316,6 @@ def test_masks_of_upper_layers_are_no_images_without_masks(road):
         read_recipe("frm-lite0-light"),
         [f"teacher.unlabelled={road / 'Dataset/a'}", 'teacher.runs=["r"]'],
     )
+    train = open_files(str(road), "train")
     with pytest.raises(DataError, match="images in it are masks of road"):
-        open_unlabelled(recipe, {"train": open_files(str(road), "train")})
+        open_unlabelled(recipe, train, train, NAMES_ALONE)
