@@ -213,7 +213,7 @@ def length_of(task: Task) -> list[str]:
 def start(folder: Path, *command: str, cache: str = "off", gpus: bool = False) -> None:
     """Run Python on this thread's core and add its processor seconds to FOLDER/processor.json.
 
-    cache: FEATHERSEG_CACHE, the folder of prepared images and of teachers' outputs.
+    cache: FEATHERSEG_CACHE, the folder of prepared images.
     """
     environment = {**os.environ, "FEATHERSEG_CACHE": cache}
     with open(folder / "log.txt", "a") as log:

@@ -7,18 +7,16 @@
 DATASET is as for against_plain.py. Of its training images so many keep their masks: they are
 ordered by their rarest class and by name, cut into as many parts, and one is drawn from each by the
 seed. Five more are drawn for validation; all others have no mask. A way is `featherseg train
---minutes M`, or two of them: the first learns from the masks alone, and what it sees in the images
-without masks teaches the second, softly (`--teacher`) or as masks of the pixels that it is sure of.
-Ways are chosen on `--judge val` (CamVid: its dev), and judged on `--judge test`. The rows are in
-tables/few_masks.jsonl, and the same command does what is missing.
+--minutes M`, some with `--unlabelled`. Ways are chosen on `--judge val` (CamVid: its dev), and
+judged on `--judge test`. The rows are in tables/few_masks.jsonl, and the same command does what is
+missing. Rows with `self_training` are of other ways to use the images without masks, which
+few_masks.py of their commits has.
 """
 
 import argparse
-import shutil
-import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +27,7 @@ import torch
 from against_plain import Source, Task
 from PIL import Image
 
-from featherseg import Predictor
-from featherseg.core.files import load_json, read_lines, write_text
+from featherseg.core.files import read_lines, write_text
 from featherseg.core.types import IGNORE
 from featherseg.data.datasets.dataset_toml import DatasetToml, toml_text
 from featherseg.data.images.palettes import color_text
@@ -41,27 +38,16 @@ VALIDATION = 5
 
 
 @dataclass(frozen=True)
-class SelfTraining:
-    """How a second training learns from what the first sees in images without masks."""
-
-    confidence: float = 0.0
-    """0: from logits. Else from masks, of the pixels where the first is at least so confident."""
-    by_class: bool = False
-    """Whether at least the surer half of the pixels of each class is labelled."""
-    share: float = 0.5
-    """Of the minutes, for the first training."""
-    goes_on: bool = True
-    """Whether the second begins with the weights of the first."""
-
-
-@dataclass(frozen=True)
 class Way:
-    """A way to learn from few masks: a recipe, what it changes, a run that it begins with."""
+    """A way to learn from few masks: a recipe, what it changes, a run that it begins with.
+
+    unlabelled: Whether it learns from the images without masks too.
+    """
 
     changes: tuple[str, ...] = ()
     recipe: str = plain.MODEL
     init: str | None = None
-    self_training: SelfTraining | None = None
+    unlabelled: bool = False
 
 
 STRONG = (
@@ -72,6 +58,7 @@ STRONG = (
 )
 WAYS = {
     "default": Way(),
+    "mobilenet-v2-light": Way(recipe="frm-mobilenet-v2-light"),
     "half-light": Way(recipe="frm-lite0-half-light"),
     "half16-light": Way(recipe="frm-lite0-half16-light"),
     "backbone at a tenth": Way(("train.backbone_lr=1e-4",)),
@@ -80,6 +67,7 @@ WAYS = {
     "average of a tenth": Way(("train.ema_share=0.1",)),
     "CutMix": Way(("augment.cutmix=0.5",)),
     "copy and paste": Way(("augment.copy_paste=0.5",)),
+    "samples by class": Way(("data.class_uniform=0.5",)),
     "strong colours": Way(STRONG),
     "wide scales": Way(("augment.scale=[0.5, 2.0]",)),
     "weight decay": Way(("train.weight_decay=0.1",)),
@@ -87,14 +75,9 @@ WAYS = {
     "smoothed labels": Way(("loss.label_smoothing=0.1",)),
     "road first": Way(init="road"),
     "indoor first": Way(init="indoor"),
-    "taught": Way(self_training=SelfTraining()),
-    "taught anew": Way(self_training=SelfTraining(goes_on=False)),
-    "taught late": Way(self_training=SelfTraining(share=0.7)),
-    "sure masks": Way(self_training=SelfTraining(0.9)),
-    "likely masks": Way(self_training=SelfTraining(0.7)),
-    "surer half": Way(self_training=SelfTraining(0.9, by_class=True)),
-    "sure masks, pasted": Way(("augment.copy_paste=0.5",), self_training=SelfTraining(0.9)),
-    "sure masks, strong": Way((*STRONG, "augment.cutmix=0.5"), self_training=SelfTraining(0.9)),
+    "images without masks": Way(unlabelled=True),
+    "images without masks, CutMix": Way(("augment.cutmix=0.5",), unlabelled=True),
+    "images without masks, samples by class": Way(("data.class_uniform=0.5",), unlabelled=True),
 }
 
 
@@ -149,82 +132,22 @@ def write_few(source: Source, masks: int, seed: int, judge: str, out: Path) -> S
     return Source(label, str(path))
 
 
-def write_confident(
-    run: str, source: Source, unlabelled: Path, how: SelfTraining, folder: Path
-) -> Source:
-    """Write a dataset whose training images are half images with masks, half what a run labels.
-
-    Pixels where the run is less confident than `how` asks are ignored. The images with masks are
-    repeated.
-    """
-    data, to = Path(source.data).parent, folder / "confident"
-    path = to / "dataset.toml"
-    if path.is_file():
-        return Source(source.label, str(path))
-    for part in ("images", "masks"):
-        shutil.copytree(data / part, to / part, dirs_exist_ok=True)
-    predictor = Predictor(run, device="cpu")
-    predictor.soft = "confidence"
-    files = sorted(unlabelled.glob("*.png"))
-    seen = [(prediction.mask, prediction.soft) for prediction in map(predictor, files)]
-    least = np.full(256, 255 * how.confidence)  # by class
-    if how.by_class:
-        counts = sum(  # (classes, confidences)
-            np.bincount(256 * mask.ravel().astype(int) + soft.ravel(), minlength=256**2)
-            for mask, soft in seen
-        ).reshape(256, 256)
-        below = counts.cumsum(axis=1) < counts.sum(axis=1, keepdims=True) / 2
-        least = np.minimum(least, below.sum(axis=1))  # the median of each class
-    for file, (classes, soft) in zip(files, seen, strict=True):
-        mask = np.where(soft >= least[classes], classes, IGNORE).astype(np.uint8)
-        Image.fromarray(mask).save(to / "masks" / "train" / f"seen-{file.name}")
-        shutil.copyfile(file, to / "images" / "train" / f"seen-{file.name}")
-    own = sorted((data / "masks" / "train").glob("*.png"))
-    for number in range(len(own), len(files)):
-        file = own[number % len(own)]
-        for part in ("images", "masks"):
-            shutil.copyfile(
-                data / part / "train" / file.name, to / part / "train" / f"again-{number}.png"
-            )
-    shutil.copyfile(source.data, path)
-    return Source(source.label, str(path))
-
-
 class Bench(minutes.Bench):
-    """Tasks of `task_of`, some of which begin with a run."""
+    """Tasks of `task_of`, some of which begin with a run, or learn from images without masks."""
 
     def train(self, task: Task, source: Source, folder: Path, *more: str) -> None:
         way = WAYS[task.settings["way"]]
         begin = ["--init", way.init] if way.init else []
-        if not way.self_training:
-            super().train(task, source, folder, *begin, *more)
-            return
-        first = folder / "first"
-        first.mkdir(exist_ok=True)
-        begun = time.monotonic()
-        super().train(
-            replace(task, minutes=way.self_training.share * task.minutes), source, first, *begin
-        )
-        before = load_json(first / "processor.json")["seconds"]
-        run, unlabelled = str(first / "run"), Path(source.data).parent / "unlabelled"
-        if way.self_training.confidence:
-            data = write_confident(run, source, unlabelled, way.self_training, folder)
-            teaching = []
-        else:
-            data, teaching = source, ["--teacher", run, "--unlabelled", str(unlabelled)]
-        minutes_left = task.minutes - (time.monotonic() - begun) / 60
-        begin = ["--init", run] if way.self_training.goes_on else []
-        super().train(
-            replace(task, minutes=round(minutes_left, 3)), data, folder, *begin, *teaching
-        )
-        plain.note_processor(folder, before)
+        unlabelled = Path(source.data).parent / "unlabelled"
+        without = ["--unlabelled", str(unlabelled)] if way.unlabelled else []
+        super().train(task, source, folder, *begin, *without, *more)
 
 
 def task_of(name: str, source: Source, length: float, seed: int) -> Task:
     """Return the training of a way."""
     way = WAYS[name]
     more: dict[str, Any] = {"way": name} | ({"init": way.init} if way.init else {})
-    more |= {"self_training": asdict(way.self_training)} if way.self_training else {}
+    more |= {"unlabelled": True} if way.unlabelled else {}
     return minutes.task_of(way.recipe, way.changes, "test", source, length, seed, **more)
 
 

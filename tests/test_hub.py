@@ -23,7 +23,6 @@ from featherseg.core.errors import ConfigError, FeathersegError, RunError
 from featherseg.core.files import append_line, write_text
 from featherseg.core.types import ClassInfo
 from featherseg.hub import is_address, parse_address, pulled_from
-from featherseg.recipe.reading import with_absolute_paths
 from featherseg.reports.sharing import push
 from featherseg.runs.run import find_run, load_run, open_run, save_weights, write_info
 
@@ -431,14 +430,6 @@ def test_a_folder_of_one_s_own_was_not_pulled(run):
     assert pulled_from(run) is None
     assert open_run(run).address is None
     assert not open_run(run).read_only
-
-
-def test_teachers_on_the_hub_keep_their_address():
-    recipe = small_info(CLASSES).recipe
-    teacher = recipe.teacher.model_copy(update={"runs": (ADDRESS,)})
-    assert with_absolute_paths(recipe.model_copy(update={"teacher": teacher})).teacher.runs == (
-        ADDRESS,
-    )
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """What files are called, and in what trainings differ."""
 
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,15 +35,12 @@ def test_files_are_called_by_as_much_of_their_paths_as_tells_them_apart(paths, n
     assert short_names([Path(path) for path in paths], skip="export") == names
 
 
-def trained(folder, *, init=None, runs=(), **train):
-    """The folder of a training, by what it began with, its teachers, keys of [train]."""
+def trained(folder, *, init=None, **train):
+    """The folder of a training, by what it began with, keys of [train]."""
     folder.mkdir()
     info = small_info((ClassInfo("road", (1, 2, 3)),))
     recipe = info.recipe
-    teacher = recipe.teacher.model_copy(update={"runs": tuple(map(str, runs))})
-    recipe = recipe.model_copy(
-        update={"train": recipe.train.model_copy(update=train), "teacher": teacher}
-    )
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=train)})
     write_info(
         folder, info.model_copy(update={"recipe": recipe, "loaded": {"init": init} if init else {}})
     )
@@ -61,34 +57,6 @@ def test_trainings_of_so_many_minutes_are_of_one_model_whatever_steps_they_had(t
     assert _settings(runs[0]) == _settings(runs[1])
     longer = trained(tmp_path / "longer", epochs=None, minutes=30.0, steps=100)
     assert _settings(longer) != _settings(runs[0])
-
-
-def test_pupils_of_one_teacher_s_seeds_are_of_one_model(tmp_path):
-    teachers = [trained(tmp_path / f"teacher-{seed}", seed=seed) for seed in range(2)]
-    pupils = [
-        trained(tmp_path / f"pupil-{t.name}", seed=i, runs=[t.path]) for i, t in enumerate(teachers)
-    ]
-    assert _settings(pupils[0]) == _settings(pupils[1])
-    other = trained(tmp_path / "other", epochs=9)
-    assert _settings(trained(tmp_path / "its", runs=[other.path])) != _settings(pupils[0])
-    shutil.rmtree(teachers[0].path)
-    assert _settings(pupils[0])["teacher.runs"] == [str(teachers[0].path)]
-
-
-def test_teachers_on_the_hub_are_not_fetched_and_one_that_teaches_itself_ends(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr("featherseg.runs.run.pull", lambda address: pytest.fail("fetched"))
-    circle = [tmp_path / name for name in "ab"]
-    of_hub = trained(tmp_path / "pupil", runs=["hf://org/teacher"])
-    runs = [
-        trained(path, runs=[other]) for path, other in zip(circle, reversed(circle), strict=True)
-    ]
-    assert _settings(of_hub)["teacher.runs"] == ["hf://org/teacher"]
-    itself = trained(tmp_path / "itself", runs=[tmp_path / "itself"])
-    assert all(
-        _settings(run)["teacher.runs"][0].startswith("frm-lite0 (") for run in (*runs, itself)
-    )
 
 
 def test_weights_of_two_folders_of_one_name_are_not_one_start(tmp_path, monkeypatch):

@@ -273,12 +273,12 @@ def test_the_first_differences_are_shown_and_json_has_all(trained):
 
 def test_a_difference_is_short_and_shows_no_folder_of_this_machine(trained):
     weights = [1.0 + i / 1000 for i in range(150)]
-    overrides = (f"loss.class_weights={weights}", 'teacher.runs=["/home/me/secret/runs/a"]')
+    overrides = (f"loss.class_weights={weights}", 'data.unlabelled="/home/me/secret/photos/a"')
     run = trained(*overrides, "train.warmup_steps=0", "train.validate_every=6")
     rows = {key: (paper, ours) for key, paper, ours in compare(run).difference_rows()}
     assert rows == {
         "loss.class_weights": ("none", "[1.0, 1.001, 1.002, 1.003, 1.004, 1.0..."),
-        "teacher.runs": ("[]", "[runs/a]"),
+        "data.unlabelled": ("-", "photos/a"),
         "train.warmup_steps": ("1500", "0"),
     }
     assert "secret" not in card(run)

@@ -3,11 +3,14 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
-from support.models.small_training import SMALL, trained
+from PIL import Image
+from support.models.small_training import SMALL
 
 from featherseg.core.files import read_lines
 from featherseg.runs.run import load_run
+from featherseg.training.self_training import FIRST
 
 
 @pytest.mark.slow
@@ -41,15 +44,21 @@ def test_two_processes_train_one_run_and_resume_it(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_are_taught_by_outputs_that_are_computed_once(tmp_path):
-    teacher = trained(tmp_path / "teacher", "model.name=efficientvit-seg-b0", "train.epochs=1")
+def test_two_processes_learn_from_images_without_masks_labelled_once(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(4):
+        values = np.random.default_rng(number).integers(0, 256, (64, 96, 3), np.uint8)
+        Image.fromarray(values).save(photos / f"{number}.png")
     command = [sys.executable, "-m", "featherseg", "train", "efficientvit-seg-b0", "--no-report"]
-    command += ["--teacher", str(teacher.path), "--out", str(tmp_path / "run")]
+    command += ["--unlabelled", str(photos), "--out", str(tmp_path / "run")]
     for setting in (*SMALL, "train.device=cpu", "train.devices=2"):
         command += ["--set", setting]
-    first = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert first.returncode == 0, first.stderr
-    assert first.stdout.count("sees 8 images once") == 1
-    records = read_lines(tmp_path / "run" / "metrics.jsonl")
-    assert [record["step"] for record in records] == [1, 2, 3, 4]
-    assert all(record["loss_teacher"] > 0 for record in records)
+    both = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert both.returncode == 0, both.stderr
+    assert both.stdout.count("4 images without masks labelled") == 1
+    for folder in (tmp_path / "run" / FIRST, tmp_path / "run"):
+        records = read_lines(folder / "metrics.jsonl")
+        assert [record["step"] for record in records] == [1, 2, 3, 4]
+    again = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300)
+    assert "finished: 4 steps" in again.stdout

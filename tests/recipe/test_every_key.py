@@ -101,7 +101,6 @@ BASE = {
 """A training in which as much as possible acts at once."""
 
 OWN_LOSS = {key: None for key in BASE if key.startswith("loss.")} | {"loss.name": "scaled"}
-TEACHER = {"teacher.runs": ["{teacher}"]}
 EVERY_STEP = {"train.validations": None, "train.validate_every": 1}
 NO_CHANGE_OF_SCORE = {**EVERY_STEP, "train.lr": 1e-9, "train.backbone_lr": 1e-9}
 PANOPTIC = {key: None for key in BASE if key.startswith("loss.")} | {
@@ -149,7 +148,6 @@ BESIDE: dict[str, dict[str, Any]] = {
     "train.patience": NO_CHANGE_OF_SCORE,
     "panoptic": PANOPTIC,
     "paper": PAPER,
-    "teacher": TEACHER,
 }
 """What a key, or a table, needs in BASE before it can act; None leaves a key of BASE out.
 
@@ -164,8 +162,7 @@ VALUES: dict[str, Any] = {
     "data.val_split": "test",
     "loss.class_weights": [1.0, 3.0],
     "loss.options": {"factor": 2.0},
-    "teacher.runs": ["{other_teacher}"],
-    "teacher.unlabelled": "{images}",
+    "data.unlabelled": "{images}",
     "train.minutes": 0.5,
     "train.optimizer": "sgd",
     "train.decay_steps": 4,
@@ -273,7 +270,7 @@ def centred(maps: torch.Tensor) -> torch.Tensor:
 
 
 def count(block: nn.Module, _: Any) -> None:
-    EveryHead.computed += block.training  # not in validations, nor of teachers
+    EveryHead.computed += block.training  # not in validations
 
 
 class ScaledLoss(nn.Module):
@@ -357,7 +354,7 @@ def beside_the_paper(recipe: Recipe, out: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory):
-    """Data, teachers and models that are small; memory and time are not estimated."""
+    """Data and models that are small; memory and time are not estimated."""
     folder = tmp_path_factory.mktemp("recipes")
     shares = "train = 0.5\nval = 0.25\ntest = 0.25"
     names = {
@@ -377,10 +374,6 @@ def house(tmp_path_factory):
         patched.setattr(timing, "time_batch", lambda *_, **__: 0.01)
         patched.setattr(timing, "time_reading", lambda *_, **__: 0.01)
         house = House(folder, names)
-        for name, seed in (("teacher", 1), ("other_teacher", 2)):
-            path = house.recipe(BASE | {"train.seed": seed})
-            names[name] = str(path.with_suffix(""))
-            seen(path)
         yield house
         seen.cache_clear()
 
@@ -390,7 +383,7 @@ def test_rows_are_of_keys_that_there_are():
     assert BESIDE.keys() <= KEYS.keys() | Recipe.model_fields.keys()
 
 
-@pytest.mark.parametrize("beside", [{}, TEACHER, PANOPTIC], ids=["masks", "teacher", "panoptic"])
+@pytest.mark.parametrize("beside", [{}, PANOPTIC], ids=["masks", "panoptic"])
 def test_the_same_recipe_ends_alike(beside, house):
     recipe = house.recipe(BASE | beside)
     again = recipe.with_stem(f"{recipe.stem}-again")

@@ -14,7 +14,7 @@ from featherseg.core.types import ClassInfo
 from featherseg.layers.position_bias import PositionBias
 from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.recipe.tables import ModelTable
-from featherseg.runs.run import WEIGHTS, TeacherRow, open_run, write_info
+from featherseg.runs.run import WEIGHTS, open_run, write_info
 from featherseg.training import initialisation, train
 from featherseg.training.initialisation import carry_over, class_keys, terms_of
 
@@ -62,13 +62,9 @@ def test_terms_of_weights_that_restrict_their_use_go_on_with_them(tmp_path, smal
     )
     assert "license: other" in (run.path / "card.md").read_text().splitlines()
 
-    # Those of the data already say it; a teacher's go on as well; what is free adds nothing
-    teacher = TeacherRow(
-        name="t", model="tiny", weights="", outputs=64 * "0", licence="for research only"
-    )
-    assert terms_of(terms, {"licence": terms}, []) == terms
-    assert terms_of("MIT", {}, [teacher]) == "MIT; its teacher: for research only"
-    assert terms_of("MIT", {"licence": "Apache-2.0"}, []) == "MIT"
+    # Those of the data already say it; what is free adds nothing
+    assert terms_of(terms, {"licence": terms}) == terms
+    assert terms_of("MIT", {"licence": "Apache-2.0"}) == "MIT"
 
 
 def test_without_a_common_class_the_classifier_starts_anew(small_run):

@@ -195,7 +195,7 @@ def test_the_share_of_images_without_masks_is_said():
     assert "each of 30 images 10 times," in describe_length(recipe, 30, 7, 1.0)
     assert describe_length(recipe, 30, 7, 1.0).endswith("about 75 s and 10 validations of 7 images")
     taught = describe_length(recipe, 30, 7, 1.0, 0.25)
-    assert "each of 30 images 7.5 times (25% of the samples have no mask)," in taught
+    assert "each of 30 images 7.5 times (25% of the samples have pseudo-masks)," in taught
 
 
 @pytest.mark.usefixtures("paced")

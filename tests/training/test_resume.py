@@ -109,14 +109,14 @@ def test_resume_begins_a_run_that_was_never_begun(tmp_path):
 
 
 def test_resume_touches_no_folder_that_holds_no_run(tmp_path):
-    (tmp_path / "teacher").mkdir()  # a run of one's own, called like a part of a run
-    for name in ("teacher/weights.safetensors", "notes.txt"):
+    (tmp_path / "first_training").mkdir()  # a run of one's own, called like a part of a run
+    for name in ("first_training/weights.safetensors", "notes.txt"):
         (tmp_path / name).write_text("mine")
     with pytest.raises(RunError, match="contains files, but no run to resume"):
         train(Request(None), tmp_path, Silent(), resume=True)
     assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "first_training",
         "notes.txt",
-        "teacher",
         "weights.safetensors",
     ]
 

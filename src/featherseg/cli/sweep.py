@@ -37,12 +37,6 @@ def sweep(
     seeds: Annotated[str, typer.Option(help="Seeds; one run of each model per seed.")] = "0,1,2",
     data: Data = None,
     data_root: DataRoot = None,
-    teach: Annotated[
-        bool,
-        typer.Option(
-            "--teach", help="Train the model with the most MACs first; it teaches the others."
-        ),
-    ] = False,
     overrides: Overrides = None,
     max_ms: MaxMs = None,
     max_mib: MaxMib = None,
@@ -65,14 +59,13 @@ def sweep(
     import featherseg
     from featherseg.cli.terminal import Console
     from featherseg.cli.train import TrainingProgress
-    from featherseg.comparison.sweep import LARGEST
     from featherseg.core.allocator import keep_freed_memory
 
     options: dict[str, tuple[str, object]] = {
         "data.name": ("--data", data),
         "data.root": ("--data-root", data_root),
+        "train.device": ("--device", device),
     }
-    options |= {"train.device": ("--device", device), "teacher.runs": ("--teach", teach or None)}
     settings = check_settings(overrides, options)
     keep_freed_memory()
     with TrainingProgress(stderr=as_json) as progress:
@@ -83,7 +76,7 @@ def sweep(
             seeds=[int(seed) for seed in seeds.split(",")],
             data=data,
             data_root=data_root,
-            settings=[*settings, *([f"teacher.runs={LARGEST}"] if teach else [])],
+            settings=settings,
             costs=costs,
             budgets={"max_ms": max_ms, "max_mib": max_mib},
             device=device,

@@ -58,17 +58,12 @@ def train(
             "steps."
         ),
     ] = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RUN[,RUN]",
-            help="Runs to learn from besides the masks, such as one of a larger model; sets "
-            "teacher.runs.",
-        ),
-    ] = None,
     unlabelled: Annotated[
         Path | None,
-        typer.Option(help="A folder of images without masks, which only the teacher labels."),
+        typer.Option(
+            help="A folder of images without masks. A first training, on the masks alone, labels "
+            "them; a second learns from all."
+        ),
     ] = None,
     overrides: Overrides = None,
     device: TrainingDevice = None,
@@ -109,8 +104,7 @@ def train(
     options = {
         "data.root": ("--data-root", data_root),
         "train.minutes": ("--minutes", minutes),
-        "teacher.runs": ("--teacher", teacher),
-        "teacher.unlabelled": ("--unlabelled", unlabelled),
+        "data.unlabelled": ("--unlabelled", unlabelled),
         "train.device": ("--device", device),
     }
     settings = check_settings(overrides, {"data.name": ("--data", data), **options})

@@ -4,7 +4,6 @@ Runs that differ only in their seed are runs of one model. They were trained on 
 whichever folder these were in.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,6 @@ from featherseg.core.types import Size
 from featherseg.core.wording import counted
 from featherseg.costs.cost import Cost, cost_of
 from featherseg.data.cache.fingerprint import read_fingerprint
-from featherseg.hub import is_address
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
 from featherseg.inference.runtimes.file_metadata import FileRuntime
 from featherseg.runs.run import (
@@ -29,9 +27,7 @@ from featherseg.runs.run import (
     EXPORTS,
     WEIGHTS,
     Run,
-    find_run,
     load_run,
-    open_run,
 )
 
 NOT_RECORDED = "initialisation not recorded"
@@ -190,17 +186,14 @@ def _open(run: str | Run, name: str, device: str, trust: bool) -> Candidate:
     return Candidate(name, run.path, runtime, run, model, label, init or NOT_RECORDED)
 
 
-def _settings(run: Run, teachers: dict[Path, str] | None = None) -> dict[str, Any]:
+def _settings(run: Run) -> dict[str, Any]:
     """Return {"train.lr": 0.002, ...}: the settings that must be equal for runs of one model.
 
     These are all that are not FREE, and as data.images the images of the training.
 
-    teachers: names of teachers so far, as for `_teacher_name`.
-
     Raises:
         DataError: the record of the data is damaged.
     """
-    teachers = {} if teachers is None else teachers
     tables = run.recipe.model_dump(mode="json")
     flat = {
         f"{table}.{key}": value
@@ -209,12 +202,11 @@ def _settings(run: Run, teachers: dict[Path, str] | None = None) -> dict[str, An
     }
     # Data without a split by share: "hash" in older runs, empty in newer ones
     flat["data.split_by"] = flat["data.split_by"] or "hash"
-    flat["teacher.runs"] = [_teacher_name(path, teachers) for path in flat["teacher.runs"]]
 
     # The images identify the data, so its folder does not count
     if fingerprint := read_fingerprint(run.path / DATA):
         flat["data.images"] = fingerprint.learned
-        for key in ("data.name", "teacher.unlabelled"):
+        for key in ("data.name", "data.unlabelled"):
             flat[key] = Path(flat[key]).name if os.path.isabs(flat[key] or "") else flat[key]
 
     # What training resolved itself follows from equal settings, or from the machine
@@ -222,28 +214,6 @@ def _settings(run: Run, teachers: dict[Path, str] | None = None) -> dict[str, An
     if run.recipe.train.minutes:
         ignored |= {"train.steps", "train.validations", "train.validate_every"}
     return {name: value for name, value in flat.items() if name not in ignored}
-
-
-def _teacher_name(path: str, teachers: dict[Path, str]) -> str:
-    """Return a name that is equal for teachers that differ only in their seed.
-
-    It is the path or address if the teacher is not here (nothing is downloaded) or teaches itself.
-
-    teachers: names so far, by folder; this function adds to them.
-    """
-    if is_address(path):
-        return path
-    try:
-        run = open_run(find_run(path))
-    except FeathersegError:  # no longer there
-        return path
-    folder = run.path.resolve()
-    if folder not in teachers:
-        teachers[folder] = path  # ends the recursion if it is among its own teachers
-        training = json.dumps([_settings(run, teachers), run.info.loaded], sort_keys=True)
-        digest = hashlib.sha256(training.encode()).hexdigest()[:6]
-        teachers[folder] = f"{run.recipe.model.name} ({digest})"
-    return teachers[folder]
 
 
 def _labels(candidates: Sequence[Candidate]) -> dict[str, str]:

@@ -20,18 +20,11 @@ from featherseg.core.machine import pick_device
 from featherseg.core.notebook import reporter_of
 from featherseg.core.types import Progress, Reporter
 from featherseg.core.wording import brief, counted, duration
-from featherseg.costs.cost import cost
 from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.runs.run import RESOLVED, open_run
 
 if TYPE_CHECKING:
     from featherseg.training.request import Request
-
-LARGEST = "largest"
-"""As teacher.runs: the model with the most multiply-accumulates teaches the others."""
-
-COSTED = (512, 1024)
-"""(height, width) at which these are counted."""
 
 SEEDS = (0, 1, 2)
 """The fewest seeds with which models, not only files, are compared."""
@@ -86,8 +79,7 @@ def sweep(
         seeds: one run of each model per seed.
         data, data_root: a dataset in place of the recipe's, and its folder.
         settings: keys of the recipe with values, {"train.epochs": 40}, or texts,
-            ["train.epochs=40"]. With {"teacher.runs": "largest"}, the model with the most
-            multiply-accumulates is trained first and teaches the others, each run with its seed.
+            ["train.epochs=40"].
         costs: False omits latency and memory from the comparison.
         budgets: as for `featherseg.compare`.
         device: auto, cpu, cuda, cuda:N or mps, for training and comparing; default: the recipe's.
@@ -144,16 +136,10 @@ def _lacks_weights(name: str) -> bool:
 def train_all(
     request: Request, names: Sequence[str], seeds: Sequence[int], out: Path, reporter: Reporter
 ) -> list[Path]:
-    """Train every model under the recipe of `request` with every seed; return the runs.
-
-    If teacher.runs is LARGEST, the model with the most multiply-accumulates comes first, without
-    the other keys of [teacher].
-    """
+    """Train every model under the recipe of `request` with every seed; return the runs."""
     from featherseg.training.check import check_request
     from featherseg.training.job import train
-    from featherseg.training.open import open_unlabelled
     from featherseg.training.resume import resumed_recipe
-    from featherseg.training.teaching import check_pupil
 
     if len(set(names)) != len(names) or len(set(seeds)) != len(seeds) or not names or not seeds:
         raise ConfigError("expected every model and every seed once, and one of each at least.")
@@ -166,14 +152,6 @@ def train_all(
             raise ConfigError(
                 f"{key} = {overrides[key]}: a sweep trains with each of its {plural}. Leave it out."
             )
-    teacher, untaught = None, request.overrides
-    if overrides.get("teacher.runs") == LARGEST:
-        if len(names) < 2:
-            raise ConfigError(
-                f"teacher.runs = {LARGEST!r}: one model has nobody to teach. Name two or more."
-            )
-        teacher = max(names, key=lambda name: cost(name, COSTED, 19).macs["macs"])
-        untaught = tuple(text for text in untaught if not text.strip().startswith("teacher."))
 
     # Check every training before the first one begins
     trainings = []
@@ -182,27 +160,11 @@ def train_all(
         if _lacks_weights(name):
             of_model.append("model.pretrained=false")
         # The user's overrides come last, because the last one counts
-        one = replace(request, overrides=(*of_model, *untaught), group=out.absolute())
-        inputs = check_request(one, lambda message: None)
-        taught = teacher is not None and name != teacher
-        if name == teacher and inputs.model.panoptic:
-            raise ConfigError(
-                f"{name} costs most and would teach, but it is panoptic, and only semantic models "
-                "teach. Leave it out."
-            )
+        one = replace(request, overrides=(*of_model, *request.overrides), group=out.absolute())
+        check_request(one, lambda message: None)
         for seed in seeds:
             seeded = replace(one, overrides=(*one.overrides, f"train.seed={seed}"))
-            if taught:
-                runs = {"teacher.runs": [(out / f"{teacher}-{seed}").absolute()]}
-                of_teacher = [text for text in request.overrides if text not in untaught]
-                seeded = replace(
-                    seeded, overrides=(*seeded.overrides, *of_teacher, *setting_texts(runs))
-                )
             trainings.append((f"{name}, seed {seed}", seeded, out / f"{name}-{seed}"))
-        if taught:
-            check_pupil(inputs.recipe, inputs.model, request.objects)
-            recipe = trainings[-1][1].read()[1]
-            open_unlabelled(recipe, inputs.train, inputs.val, request.objects)
     for _, run_request, run in trainings:
         if (run / RESOLVED).is_file():
             resumed_recipe(open_run(run), run_request)  # refuses a run of other settings
@@ -213,9 +175,8 @@ def train_all(
     if waiting:
         reporter.message(f"{counted(waiting, 'training')} to begin{about}, then the comparison")
 
-    # Train, the teacher's runs first; train.minutes count for each run
-    teacher_first = sorted(trainings, key=lambda one: one[0].partition(",")[0] != teacher)
-    for title, run_request, run in teacher_first:
+    # Train; train.minutes count for each run
+    for title, run_request, run in trainings:
         reporter.message(title)
         try:
             train(replace(run_request, began=time.monotonic()), run, reporter, resume=True)

@@ -35,8 +35,8 @@ def with_new_names(values: Any) -> Any:
 def with_old_recipe(values: Any) -> Any:
     """Return a run's record with the keys of older recipes as today's.
 
-    A recipe without a rule for splits by share gets the rule of then, and `train.tensorboard`
-    becomes `train.loggers`.
+    A recipe without a rule for splits by share gets the rule of then, `train.tensorboard` becomes
+    `train.loggers`, and teachers, which taught only in training, are left out.
     """
     match values:
         case {"recipe": {"data": {"split_by": "sequence", **others}, **recipe}}:
@@ -46,6 +46,9 @@ def with_old_recipe(values: Any) -> Any:
             if "split_by" not in others and name.endswith(".toml"):
                 data = {"name": name, **others, "split_by": "hash"}
                 values = {**values, "recipe": {**recipe, "data": data}}
+    match values:
+        case {"recipe": {"teacher": _, **recipe}, "teachers": _, **others}:
+            values = {**others, "recipe": recipe}
     match values:
         case {"recipe": {"train": {"tensorboard": bool(on), **others}, **recipe}}:
             train = {**others, "loggers": ["tensorboard"] if on else []}

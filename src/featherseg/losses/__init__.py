@@ -7,7 +7,6 @@ from torch import nn
 from featherseg.core.catalogue import Catalogue
 from featherseg.losses.auxiliary import AuxiliaryLoss
 from featherseg.losses.cross_entropy import CrossEntropy
-from featherseg.losses.distillation import Distillation, DistillationLosses
 from featherseg.losses.hybrid import Hybrid
 from featherseg.losses.overlap import OverlapLoss
 from featherseg.losses.panoptic import PanopticLoss, PanopticLosses
@@ -19,8 +18,6 @@ __all__ = [
     "TERMS",
     "AuxiliaryLoss",
     "CrossEntropy",
-    "Distillation",
-    "DistillationLosses",
     "Hybrid",
     "OverlapLoss",
     "PanopticLoss",

@@ -16,7 +16,6 @@ from featherseg.core.config import parse, parse_toml, read_text, toml_value
 from featherseg.core.errors import ConfigError, UnknownName, near_path, unknown
 from featherseg.core.storage import address, is_remote
 from featherseg.data import DATASETS, is_own, own_path
-from featherseg.hub import is_address
 from featherseg.losses.terms import PACKAGE_KEYS
 from featherseg.recipe.tables import EXCLUSIVE, Recipe
 
@@ -134,27 +133,16 @@ def _absolute(place: str) -> str:
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
-    """Return the recipe with absolute paths of data and teachers, valid in every folder."""
-    name, root = recipe.data.name, recipe.data.root
+    """Return the recipe with absolute paths of its data, valid in every folder."""
+    name, root, unlabelled = recipe.data.name, recipe.data.root, recipe.data.unlabelled
     paths = {
         "name": (_absolute(name) if is_remote(name) else str(own_path(name)))
         if is_own(name)
         else name,
         "root": None if root is None else _absolute(root),
-    }
-    runs, unlabelled = recipe.teacher.runs, recipe.teacher.unlabelled
-    named = [is_address(run) or not (os.path.exists(run) or Path(run).name != run) for run in runs]
-    teachers = {
-        "runs": tuple(
-            run if plain else os.path.abspath(run) for run, plain in zip(runs, named, strict=True)
-        ),
         "unlabelled": None if unlabelled is None else _absolute(unlabelled),
     }
-    update = {
-        "data": recipe.data.model_copy(update=paths),
-        "teacher": recipe.teacher.model_copy(update=teachers),
-    }
-    return recipe.model_copy(update=update)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=paths)})
 
 
 def _override(

@@ -43,9 +43,6 @@ def _separated(names: Any) -> Any:
     return separated
 
 
-Runs = Annotated[tuple[str, ...], Field(max_length=16), BeforeValidator(_separated)]
-"""Runs by path or name: a list, or a text with commas."""
-
 Loggers = Annotated[
     tuple[Literal["tensorboard", "mlflow", "wandb"], ...],
     Field(max_length=3),
@@ -98,6 +95,8 @@ class DataTable(Config):
     """Number of training images; unset: all."""
     val_size: Positive | None = None
     """Number of validation images; unset: all."""
+    unlabelled: str | None = None
+    """A folder of images without masks, which a first training labels; `--unlabelled`."""
     workers: Annotated[int, Field(ge=0, le=1024)] | None = None
     """Processes that load images; unset: by the number of cores."""
     test_resize: ResizeTo | None = None
@@ -109,37 +108,6 @@ class DataTable(Config):
     def shown(self) -> str:
         """The result of `shown_data`."""
         return shown_data(self.name)
-
-
-class TeacherTable(Config):
-    """[teacher]: runs whose outputs the model learns too."""
-
-    runs: Runs = ()
-    """Runs to learn from, by path or name; the mean of their logits is learned; `--teacher`."""
-    unlabelled: str | None = None
-    """A folder of images without masks, which only the teachers label; `--unlabelled`."""
-    logits: Weight = 1.0
-    """Weight of the distance between the logits of model and teacher; 0 = off."""
-    logits_temperature: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    """Temperature of that term: higher values soften both distributions."""
-    channels: Weight = 3.0
-    """Weight of the distance between where model and teacher see each class; 0 = off."""
-    channels_temperature: Annotated[float, Field(gt=0, le=1000)] = 4.0
-    """Temperature of that term."""
-
-    @model_validator(mode="after")
-    def _teachers_have_an_effect(self) -> "TeacherTable":
-        if self.unlabelled and not self.runs:
-            raise ValueError(
-                "teacher.unlabelled: images without masks need a teacher, set teacher.runs"
-            )
-        if self.runs and not (self.logits or self.channels):
-            raise ValueError(
-                "teacher.logits and teacher.channels are both 0: give one of them a weight"
-            )
-        if len(set(self.runs)) < len(self.runs):
-            raise ValueError(f"teacher.runs = {list(self.runs)}: give every run once")
-        return self
 
 
 class TrainTable(Config):
@@ -311,7 +279,6 @@ class Recipe(Config):
     train: TrainTable
     augment: AugmentTable = AugmentTable()
     loss: LossTable = LossTable()
-    teacher: TeacherTable = TeacherTable()
     panoptic: PanopticTable = PanopticTable()
     paper: PaperTable | None = None
 

@@ -61,9 +61,9 @@ def card(run: Run, address: str = "", picture: str = "") -> str:
         lines += [
             f"- Started from: {_text(initial)}",
             *(
-                f"- Taught by: {_text(row.name)} ({_code(row.model)}, sha256 {row.weights[:12]}; "
-                f"{_text(row.licence)})"
-                for row in info.teachers
+                ["- Images without masks: labelled by a first training on the masks alone"]
+                if recipe.data.unlabelled
+                else []
             ),
             f"- Settings: {length}, batch {train.batch_size}, seed {train.seed}, "
             f"{train.precision}; all of them in resolved.json",

@@ -93,21 +93,6 @@ def class_rows(classes: Iterable[ClassInfo]) -> list[ClassRow]:
     return [ClassRow(name=c.name, color=c.color, thing=c.thing) for c in classes]
 
 
-class TeacherRow(Config):
-    """One teacher of a run in resolved.json; its path is in the recipe.
-
-    Attributes:
-        weights: The sha256 of its weights.safetensors.
-        outputs: A digest of the weights and of how they are run, by which its outputs are found.
-    """
-
-    name: str
-    model: str
-    weights: str
-    outputs: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    licence: str
-
-
 class RunInfo(Config):
     """The content of resolved.json: with the weights, all that is needed to use the model.
 
@@ -119,7 +104,6 @@ class RunInfo(Config):
         threads: torch's threads on the CPU; other numbers give other bits.
         found: Recipe keys that training set itself (an open crop, "auto"); None if unknown.
         device: The kind of device that training started on, "cuda"; None if unknown.
-        teachers: In the order of the recipe.
         objects: What training was given as objects, not names: model, data, loss, augment.
         fitted: Whether `fit` chose it, for a run that was shared without its fit.json.
     """
@@ -138,7 +122,6 @@ class RunInfo(Config):
     threads: Annotated[int, Field(ge=1, le=4096)]
     found: list[str] | None = None
     device: str | None = None
-    teachers: tuple[TeacherRow, ...] = ()
     objects: tuple[str, ...] = ()
     fitted: bool = False
 

@@ -18,7 +18,7 @@ from featherseg.core.errors import ConfigError, RunError
 from featherseg.core.machine import pick_device, usable_cores
 from featherseg.core.types import OnMessage, SegmentationData
 from featherseg.core.wording import counted
-from featherseg.data.cache.teacher_outputs import Teaching
+from featherseg.data.datasets.unlabelled import PseudoMasks
 from featherseg.data.panoptic.targets import panoptic_targets
 from featherseg.data.pipeline.augmentation import Augment
 from featherseg.data.pipeline.loader import (
@@ -47,11 +47,11 @@ class Sampling:
 
     class_uniform: ClassUniform | None = None
     rare: RareClasses | None = None
-    teaching: Teaching | None = None
+    pseudo: PseudoMasks | None = None
 
 
 UNIFORM = Sampling()
-"""Every image is drawn alike, and nothing is pasted or taught."""
+"""Every image is drawn alike, and nothing is pasted."""
 
 
 def write_class_points(
@@ -72,11 +72,11 @@ def write_class_points(
 
 
 def open_sampling(
-    out: Path, recipe: Recipe, data: SegmentationData, teaching: Teaching | None
+    out: Path, recipe: Recipe, data: SegmentationData, pseudo: PseudoMasks | None
 ) -> Sampling:
     """Return how the samples of a run are drawn, from its folder. Raises RunError."""
     return Sampling(
-        open_class_uniform(out, recipe, data), open_rare_classes(out, recipe, data), teaching
+        open_class_uniform(out, recipe, data), open_rare_classes(out, recipe, data), pseudo
     )
 
 
@@ -153,8 +153,7 @@ def open_batches(
     )
     before = None if augment is None else partial(augment_sample, augment)
     growth = GROWTH if recipe.augment.progressive else ()
-    table = recipe.augment.model_dump()
-    augmentation = Augment(**table, traced=sampling.teaching is not None, image_range=image_range)
+    augmentation = Augment(**recipe.augment.model_dump(), image_range=image_range)
     samples = TrainingSamples(
         data,
         augmentation,
@@ -163,7 +162,7 @@ def open_batches(
         targets,
         before,
         sampling.rare,
-        sampling.teaching,
+        sampling.pseudo,
     )
     workers = loader_workers(recipe)
     if workers and start_method() != "fork":

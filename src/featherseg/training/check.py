@@ -28,7 +28,6 @@ from featherseg.training.open import (
 from featherseg.training.optimisers import optimiser_of, parameter_groups
 from featherseg.training.request import Request
 from featherseg.training.resolve import Facts, count_steps, updated, validates_on_training_images
-from featherseg.training.teaching import check_teachers
 
 ON = "> 0"
 
@@ -66,7 +65,11 @@ def check_request(request: Request, on_message: OnMessage) -> Inputs:
     check_instances(recipe, model, train, request.objects)
     if not model.panoptic and request.objects.loss is None:
         refuse_one_class(train)
-    teachers = check_teachers(recipe, model, train, request.objects)
+    if recipe.data.unlabelled and model.panoptic:
+        raise ConfigError(
+            f"{recipe.model.name} is panoptic, and pseudo-masks have no objects. Leave out "
+            "--unlabelled."
+        )
     unlabelled = open_unlabelled(recipe, train, val, request.objects)
     image_range = set_image_range(train, model, on_message)
     return Inputs(
@@ -78,7 +81,6 @@ def check_request(request: Request, on_message: OnMessage) -> Inputs:
         loaded,
         image_range,
         request.objects,
-        teachers,
         unlabelled,
     )
 

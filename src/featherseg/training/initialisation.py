@@ -15,7 +15,7 @@ from featherseg.core.files import file_digest
 from featherseg.core.types import ClassInfo
 from featherseg.layers.model import SegmentationModel
 from featherseg.recipe.tables import ModelTable, Recipe
-from featherseg.runs.run import WEIGHTS, Run, TeacherRow, find_run, is_restricted, load_run
+from featherseg.runs.run import WEIGHTS, Run, find_run, is_restricted, load_run
 
 LEAST_BACKBONE = 0.8
 """Share of the backbone's tensors that must match, or the weights are another model's."""
@@ -107,18 +107,11 @@ def _pretrained_lines(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def terms_of(licence: str, loaded: Mapping[str, Any], teachers: Sequence[TeacherRow]) -> str:
-    """Return a run's licence: the data's, and restrictions of starting weights and teachers."""
-    others = [
-        ("starting weights", loaded.get("licence", "")),
-        *(("teacher", row.licence) for row in teachers),
-    ]
-    further = [
-        f"its {what}: {terms}"
-        for what, terms in others
-        if is_restricted(terms) and terms not in licence
-    ]
-    return "; ".join(dict.fromkeys([licence, *further]))
+def terms_of(licence: str, loaded: Mapping[str, Any]) -> str:
+    """Return a run's licence: the data's, and restrictions of the starting weights."""
+    terms = loaded.get("licence", "")
+    restricted = is_restricted(terms) and terms not in licence
+    return f"{licence}; its starting weights: {terms}" if restricted else licence
 
 
 def _pretrained_wide(

@@ -11,7 +11,7 @@ from featherseg.core.errors import ConfigError, unknown
 from featherseg.data.pipeline.loader import Batch
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.normalise import normalise
-from featherseg.losses import LOSSES, Distillation, DistillationLosses, Hybrid, PanopticLosses
+from featherseg.losses import LOSSES, Hybrid, PanopticLosses
 from featherseg.losses.terms import LossFacts, build_terms, unused_keys
 from featherseg.recipe.tables import Recipe
 from featherseg.training.objects import LossOfLogits, OwnLoss
@@ -41,12 +41,7 @@ def build_loss(
                 f"loss.options do not fit the loss {settings.name!r}: {error}."
             ) from error
     terms = build_terms(settings, LossFacts(model, class_weights, recipe.train.seed))
-    if model.panoptic:
-        return terms["panoptic"]
-    distillation = None
-    if recipe.teacher.runs:
-        distillation = Distillation(**recipe.teacher.model_dump(exclude={"runs", "unlabelled"}))
-    return Hybrid(terms, distillation)
+    return terms["panoptic"] if model.panoptic else Hybrid(terms)
 
 
 def check_loss_name(name: str) -> None:
@@ -99,8 +94,9 @@ def compute_loss(
     )
     if isinstance(loss, Hybrid):
         out = model(inputs, aux=loss.needs_heads)
-        output = loss(out, labels.long(), *targets, step=step)
+        output = loss(out, labels.long(), step=step)
     else:
         output = loss(model(inputs, aux=False), labels.long(), *targets)
-    in_parts = isinstance(output, PanopticLosses | DistillationLosses)
-    return (output.total, output._asdict()) if in_parts else (output, {})
+    if isinstance(output, PanopticLosses):
+        return output.total, output._asdict()
+    return output, {}

@@ -19,7 +19,6 @@ from featherseg.core.machine import pick_device
 from featherseg.core.types import IGNORE, OnMessage, Size
 from featherseg.core.wording import WarningText, counted, size_text
 from featherseg.costs.latency import peak_memory
-from featherseg.data.cache.teacher_outputs import Grid, TeacherLogits
 from featherseg.data.panoptic.targets import PanopticTargets
 from featherseg.inference.memory import LiveBytes, peak_bytes_per_pixel
 from featherseg.layers.model import SegmentationModel
@@ -196,9 +195,8 @@ def _count_steps(
             checkpoint_blocks(model)
         parameters = [p for p in (*model.parameters(), *loss.parameters()) if p.requires_grad]
         for images, size in sizes:
-            grid = logits_grid(model, size) if recipe.teacher.runs else None
             with LiveBytes() as live:
-                batch = blank_batch(model, images, size, device, grid)
+                batch = blank_batch(model, images, size, device)
                 for parameter in parameters:  # the gradients of the step before
                     parameter.grad = torch.zeros_like(parameter)
                 with torch.autocast(device.type, dtype=kind, enabled=kind is not None):
@@ -212,17 +210,8 @@ def _count_steps(
     return counts
 
 
-def blank_batch(
-    model: SegmentationModel,
-    images: int,
-    size: Size,
-    device: torch.device,
-    taught: Grid | None = None,
-) -> Any:
-    """Return a black batch with two classes side by side, and targets for a panoptic model.
-
-    taught: The grid of the model's logits, if there are teachers.
-    """
+def blank_batch(model: SegmentationModel, images: int, size: Size, device: torch.device) -> Any:
+    """Return a black batch with two classes side by side, and targets for a panoptic model."""
     labels = torch.zeros(images, *size, dtype=torch.uint8, device=device)
     labels[:, :, size[1] // 2 :] = model.classes - 1
     batch: Any = [
@@ -234,22 +223,7 @@ def blank_batch(
         batch.append(
             PanopticTargets(*(torch.ones(images, *shape, device=device) for shape in maps))
         )
-    if taught:
-        logits = torch.zeros(
-            images, model.classes, *taught.size, dtype=torch.float16, device=device
-        )
-        batch.append(
-            TeacherLogits(logits, torch.ones(images, *taught.size, dtype=torch.bool, device=device))
-        )
     return batch
-
-
-def logits_grid(model: SegmentationModel, size: Size) -> Grid:
-    """Return the grid of a model's logits over images of `size`."""
-    with torch.inference_mode():
-        out = copy.deepcopy(model).eval().cpu()(torch.zeros(1, len(model.mean), *size))
-    height, width = out.logits.shape[2:]
-    return Grid((height, width), out.padded_size, out.align_corners)
 
 
 def check_memory(estimate: Estimate | None, recipe: Recipe, on_message: OnMessage) -> float | None:

@@ -143,8 +143,7 @@ class SegmentationModule(pl.LightningModule):
     def take_record(self) -> dict[str, float]:
         """Return the mean loss of the last step's micro-batches and its learning rate (head).
 
-        Also the parts of the loss: semantic, center, offset of a panoptic model; supervised,
-        teacher with a teacher.
+        Also the parts of the loss of a panoptic model: semantic, center, offset.
         """
         losses, self.losses = self.losses, []
         means = {key: sum(loss[key] for loss in losses) / len(losses) for key in losses[0]}

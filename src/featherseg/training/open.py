@@ -1,7 +1,7 @@
 """Open what a training needs and begin its run folder, before the first step."""
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from featherseg.core.errors import ConfigError, DataError, FeathersegError
 from featherseg.core.files import write_json, write_text
 from featherseg.core.machine import environment
 from featherseg.core.storage import is_remote
-from featherseg.core.types import ClassInfo, OnMessage, SegmentationData
+from featherseg.core.types import ClassInfo, OnMessage, Reporter, SegmentationData
 from featherseg.core.wording import WarningText, counted
 from featherseg.data import open_dataset, score_split
 from featherseg.data.cache.fingerprint import (
@@ -23,7 +23,6 @@ from featherseg.data.cache.fingerprint import (
     copies_of,
     files_of,
     named_pairs,
-    read_fingerprint,
 )
 from featherseg.data.cache.mirror import local_folder
 from featherseg.data.datasets.unlabelled import UnlabelledImages
@@ -46,9 +45,8 @@ from featherseg.training.class_weights import resolve_class_weights
 from featherseg.training.initialisation import starting_weights, terms_of
 from featherseg.training.loss import keep_supervised_heads
 from featherseg.training.objects import Objects
-from featherseg.training.request import Request
 from featherseg.training.resolve import Facts, count_steps, resolved_keys
-from featherseg.training.teaching import Teacher, open_teaching
+from featherseg.training.self_training import label_images
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,6 @@ class Inputs:
     loaded: dict[str, Any]
     image_range: int | None
     objects: Objects
-    teachers: list[Teacher] = field(default_factory=list)
     unlabelled: UnlabelledImages | None = None
 
 
@@ -77,7 +74,7 @@ class DataRecord:
     """What is kept of the data, and what the loss and the loader make of it.
 
     class_weights: One per class; None without weights.
-    fingerprint: Of all images, those of the teachers included.
+    fingerprint: Of all images.
     test: The test split, if it is complete; empty otherwise.
     """
 
@@ -128,7 +125,7 @@ def open_unlabelled(
     Images that train, val or a complete test split has too are left out: a model that learned from
     them could not be scored on them. Raises DataNotFound, DataError.
     """
-    folder = recipe.teacher.unlabelled
+    folder = recipe.data.unlabelled
     if folder is None:
         return None
     unlabelled = UnlabelledImages(
@@ -211,46 +208,29 @@ def set_image_range(
 
 
 def record_data(
-    inputs: Inputs, recipe: Recipe, request: Request, out: Path, on_message: OnMessage
+    inputs: Inputs, recipe: Recipe, first: Run | None, out: Path, reporter: Reporter
 ) -> DataRecord:
     """Read every image and mask that the recipe asks for, and write to `out` what is kept of them.
 
-    That takes minutes: class weights, teachers' outputs, points by class, fingerprints. Crop and
-    batch size are numbers in the recipe.
+    That takes minutes: class weights, pseudo-masks, points by class, fingerprints. Crop and batch
+    size are numbers in the recipe.
+
+    Args:
+        first: The run that labels the images without masks.
     """
+    on_message = reporter.message
     class_weights = resolve_class_weights(recipe, inputs.train, inputs.model, on_message)
-    for teacher in inputs.teachers:
-        if teacher.run.unfinished:
-            on_message(
-                WarningText(
-                    f"teacher {teacher.run.name} is not finished: it teaches with its present "
-                    "weights, and must keep them"
-                )
-            )
-    teaching = open_teaching(
-        recipe,
-        [teacher.row for teacher in inputs.teachers],
-        inputs.train,
-        inputs.model,
-        out,
-        on_message,
-        own_data=inputs.objects.data is not None,
-        unlabelled=inputs.unlabelled,
-        began=request.began,
-    )
+    pseudo = None
+    if inputs.unlabelled and first:
+        pseudo = label_images(first, inputs.unlabelled, recipe, len(inputs.train), out, reporter)
     write_class_points(out, recipe, inputs.train, on_message)
-    sampling = open_sampling(out, recipe, inputs.train, teaching)
+    sampling = open_sampling(out, recipe, inputs.train, pseudo)
 
     splits = {"train": inputs.train, "val": inputs.val}
     if inputs.unlabelled:
         splits["unlabelled"] = inputs.unlabelled
     test = _open_test(recipe, inputs.objects)
-    known = [
-        fingerprint
-        for teacher in inputs.teachers
-        if (fingerprint := read_fingerprint(teacher.run.path / DATA))
-    ]
-    fingerprint = Fingerprint.of(splits | test).with_teachers(known)
+    fingerprint = Fingerprint.of(splits | test)
     fingerprint.save(out / DATA)
     return DataRecord(class_weights, sampling, fingerprint, test)
 
@@ -258,7 +238,7 @@ def record_data(
 def warn_of_scores(
     recipe: Recipe, val: SegmentationData, record: DataRecord, on_message: OnMessage
 ) -> None:
-    """Warn of images that will be scored and are trained on, or taught a teacher."""
+    """Warn of images that will be scored and are trained on."""
     for name, scored in {recipe.data.val_split: val, **record.test}.items():
         for warning in record.fingerprint.score_warnings(scored, f"{scored.name} {name}"):
             on_message(WarningText(warning))
@@ -277,7 +257,6 @@ def begin_run(
     estimated_gb: float | None,
 ) -> Training:
     """Write the record of a run folder; resolved.json comes last and makes the folder a run."""
-    teachers = tuple(teacher.row for teacher in inputs.teachers)
     info = RunInfo(
         format_version=FORMAT_VERSION,
         featherseg=__version__,
@@ -287,13 +266,12 @@ def begin_run(
         channels=inputs.train.channels,
         image_size=facts.data.image_size,
         image_range=inputs.image_range,
-        licence=terms_of(inputs.train.licence, inputs.loaded, teachers),
+        licence=terms_of(inputs.train.licence, inputs.loaded),
         loaded=inputs.loaded,
         class_weights=record.class_weights,
         threads=torch.get_num_threads(),
         found=resolved_keys(inputs.recipe, facts),
         device=facts.machine.device,
-        teachers=teachers,
         objects=inputs.objects.names,
     )
     write_text(out / "recipe.toml", inputs.file.text)

@@ -19,6 +19,7 @@ OBJECT_RECIPE = "frm-lite0"
 class Request:
     """The arguments of `featherseg train`, and the objects that replace names of the recipe.
 
+    first: It is the first training of `self_training`: on the masks alone, in half of the minutes.
     group: The folder of the sweep or fit that this training belongs to.
     began: When the command began, by `time.monotonic`; `train.minutes` count from here.
     ends: The training stops after the step that is running at this time (`time.monotonic`), or
@@ -31,6 +32,7 @@ class Request:
     init: str | None = None
     overrides: tuple[str, ...] = ()
     objects: Objects = NAMES_ALONE
+    first: bool = False
     group: Path | None = None
     began: float = field(default_factory=command_began, compare=False)
     ends: float | Callable[[int], bool] | None = field(default=None, compare=False)
@@ -65,6 +67,13 @@ class Request:
             recipe = recipe.model_copy(update={"data": named, "paper": None})
         if self.objects.loss is not None:  # it replaces class weights and auxiliary losses too
             recipe = recipe.model_copy(update={"loss": LossTable()})
+        if self.first:
+            half = recipe.train.minutes and recipe.train.minutes / 2
+            update = {
+                "data": recipe.data.model_copy(update={"unlabelled": None}),
+                "train": recipe.train.model_copy(update={"minutes": half}),
+            }
+            recipe = recipe.model_copy(update=update)
         return recipe
 
     @property

@@ -13,14 +13,13 @@ from featherseg.core.types import OnMessage, SegmentationData
 from featherseg.core.wording import flattened
 from featherseg.data import DATASETS
 from featherseg.data.cache.fingerprint import Fingerprint, class_differences, read_fingerprint
-from featherseg.data.datasets.unlabelled import UnlabelledImages
+from featherseg.data.datasets.unlabelled import PseudoMasks
 from featherseg.data.images.pairs import NamedData
 from featherseg.recipe.reading import override_recipe, with_absolute_paths
 from featherseg.recipe.tables import MACHINE_KEYS, ModelTable, Recipe, TrainTable
-from featherseg.runs.run import DATA, Run, find_run, open_run
+from featherseg.runs.run import DATA, Run
 from featherseg.training.request import OBJECT_RECIPE, Request
 from featherseg.training.resolve import updated
-from featherseg.training.teaching import teacher_row
 
 LENGTH = {"steps", "decay_steps"}
 """Keys of [train] that may be larger when a run with a stable schedule continues."""
@@ -60,16 +59,6 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
         different["--init"] = (begun_init, init)
     allowed = MACHINE_KEYS | _resolved_keys(run, begun, requested, now) | _places(begun, requested)
 
-    # The same teachers, or their images, may lie elsewhere now
-    teacher = begun.teacher
-    if requested.teacher != teacher and _same_teachers(run, requested):
-        unlabelled = requested.teacher.unlabelled
-        allowed |= {"teacher.runs", "teacher.unlabelled"} if unlabelled else {"teacher.runs"}
-        places = {
-            "runs": requested.teacher.runs,
-            "unlabelled": unlabelled or teacher.unlabelled,
-        }
-        teacher = teacher.model_copy(update=places)
     if request.objects.loss is not None:  # old runs kept the recipe's [loss], which had no effect
         allowed |= {key for key in different if key.startswith("loss.")}
     longer: dict[str, int] = {}
@@ -92,12 +81,13 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
         update={
             "name": requested.data.name,
             "root": requested.data.root or begun.data.root,
+            "unlabelled": requested.data.unlabelled,
             "workers": requested.data.workers,
         }
     )
     free = {key: getattr(requested.train, key) for key in _FREE_TRAIN}
     train = begun.train.model_copy(update=free | longer)
-    return begun.model_copy(update={"data": data, "teacher": teacher, "train": train})
+    return begun.model_copy(update={"data": data, "train": train})
 
 
 def _requested_recipe(run: Run, begun: Recipe, request: Request) -> Recipe:
@@ -167,21 +157,10 @@ def _longer(run: Run, begun: TrainTable, requested: TrainTable) -> dict[str, int
     return {"steps": steps, "decay_steps": requested.decay_steps}
 
 
-def _same_teachers(run: Run, requested: Recipe) -> bool:
-    """Return whether the teachers named now give the outputs of the run's, wherever they lie."""
-    names, rows = requested.teacher.runs, run.info.teachers
-    if names == with_absolute_paths(run.recipe).teacher.runs:
-        return True
-    return len(names) == len(rows) and all(
-        teacher_row(open_run(find_run(name))).outputs == row.outputs
-        for name, row in zip(names, rows, strict=True)
-    )
-
-
 def check_same_data(
     run: Run,
     data: tuple[SegmentationData, SegmentationData],
-    unlabelled: UnlabelledImages | None,
+    pseudo: PseudoMasks | None,
     on_message: OnMessage,
 ) -> None:
     """Compare the data (train, val) and the images without masks with those of the run's start.
@@ -191,8 +170,8 @@ def check_same_data(
     """
     train, val = data
     splits: dict[str, SegmentationData] = {"train": train, "val": val}
-    if unlabelled:
-        splits["unlabelled"] = unlabelled
+    if pseudo:
+        splits["unlabelled"] = pseudo.images
     fingerprint = read_fingerprint(run.path / DATA)
     if fingerprint is None:
         different = class_differences(
@@ -232,6 +211,11 @@ def _own_recipe(run: Run) -> Recipe:
 
 def _places(begun: Recipe, requested: Recipe) -> set[str]:
     """Return the keys that say where the data lie: a dataset on disk may have been moved."""
+    unlabelled = all(recipe.data.unlabelled for recipe in (begun, requested))
+    return _places_of_masks(begun, requested) | ({"data.unlabelled"} if unlabelled else set())
+
+
+def _places_of_masks(begun: Recipe, requested: Recipe) -> set[str]:
     if all(os.path.isabs(recipe.data.name) for recipe in (begun, requested)):
         return {"data.name", "data.root"}
     return {"data.root"} if issubclass(DATASETS.get(begun.data.name, object), NamedData) else set()

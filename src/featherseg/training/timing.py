@@ -23,7 +23,7 @@ from featherseg.recipe.tables import Recipe
 from featherseg.training.batches import UNIFORM, Sampling, loader_workers, open_batches
 from featherseg.training.checkpointing import checkpoint_blocks
 from featherseg.training.loss import build_loss, compute_loss
-from featherseg.training.memory import HALF, blank_batch, logits_grid
+from featherseg.training.memory import HALF, blank_batch
 from featherseg.training.objects import NAMES_ALONE, Objects
 from featherseg.training.optimisers import build_optimizer
 from featherseg.training.resolve import Speed, seconds_to_train, updated
@@ -92,10 +92,7 @@ def estimate_step(
             min(2, settings.batch_size),
             min(settings.batch_size, pixels // math.prod(crop)),
         )
-        grid = sampling.teaching.grid if sampling.teaching else None
-        if recipe.teacher.runs and grid is None:  # before the teachers' outputs are computed
-            grid = logits_grid(model, crop)
-        batch = blank_batch(model, few, crop, torch.device("cpu"), grid)
+        batch = blank_batch(model, few, crop, torch.device("cpu"))
         seconds = time_batch(model, recipe, repeat(batch), class_weights, objects, TRIAL_SECONDS)
         gpus = settings.devices * settings.nodes if device == "cuda" else 1
         seconds *= images / gpus / few

@@ -175,9 +175,7 @@ def test_predictions_in_a_bucket_are_scored(lawn):
 
 def test_images_without_masks_may_lie_in_a_bucket(lawn):
     lawn.objects |= {"b/more/x.png": gray(7), "b/more/y.png": gray(8)}
-    recipe = parse_recipe(
-        read_recipe("frm-lite0"), ['teacher.runs="large"', 'teacher.unlabelled="s3://b/more"']
-    )
+    recipe = parse_recipe(read_recipe("frm-lite0"), ['data.unlabelled="s3://b/more"'])
     lawn = open_dataset("s3://yard/lawn", "train")
     found = open_unlabelled(recipe, lawn, lawn, NAMES_ALONE)
     assert found.keys == ["x.png", "y.png"]

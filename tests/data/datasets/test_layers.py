@@ -312,10 +312,7 @@ def test_any_folder_in_a_bucket_is_copied(monkeypatch, tmp_path):
 
 
 def test_masks_of_upper_layers_are_no_images_without_masks(road):
-    recipe = parse_recipe(
-        read_recipe("frm-lite0-light"),
-        [f"teacher.unlabelled={road / 'Dataset/a'}", 'teacher.runs=["r"]'],
-    )
+    recipe = parse_recipe(read_recipe("frm-lite0-light"), [f"data.unlabelled={road / 'Dataset/a'}"])
     train = open_files(str(road), "train")
     with pytest.raises(DataError, match="images in it are masks of road"):
         open_unlabelled(recipe, train, train, NAMES_ALONE)

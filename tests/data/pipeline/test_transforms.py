@@ -113,7 +113,7 @@ def test_photometric_distortion_changes_the_image_alone_and_by_its_own_draws():
     assert distorted[0].dtype == torch.uint8
 
 
-def slow_cut(sample, window, size, *, planar=False, traced=False):
+def slow_cut(sample, window, size, *, planar=False):
     """The first version of `cut`: copies everything, picks ids by torch, always takes the mean."""
 
     def placed(x, around):

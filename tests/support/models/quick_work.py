@@ -41,8 +41,7 @@ def quick_training() -> Iterator[None]:
         known = recipe.model.name in models.MODELS and not objects.loss
         if not known or not isinstance(batches, repeat):
             return time_batch(model, recipe, batches, *given)
-        more = tables | {"teacher": True}
-        more |= {"train": switches | {"batch_size", "clip_norm", "ema_share"}}
+        more = tables | {"train": switches | {"batch_size", "clip_norm", "ema_share"}}
         key = (*kind(model), recipe.model_dump_json(include=more), seconds)
         if key not in ESTIMATES:
             ESTIMATES[key] = time_batch(model, recipe, batches, *given)

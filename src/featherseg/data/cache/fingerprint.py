@@ -7,7 +7,7 @@ times and SHA-256 of its two files. A file is read again only if its size or a t
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,6 @@ MAX_BYTES = 2**30
 
 TEST = "test"
 """The split that is only kept to detect changes: no training depends on it."""
-
-TEACHERS = "teachers"
-"""The images that teachers of the training learned from, and the training does not."""
 
 FileRow = tuple[Stamp | None, str]
 """The stamp of a file (see Source) and the SHA-256 of its content."""
@@ -77,19 +74,6 @@ class Fingerprint(Config):
             splits={name: _rows(data) for name, data in splits.items()},
         )
 
-    def with_teachers(self, teachers: Iterable["Fingerprint"]) -> "Fingerprint":
-        """Return this with the images that teachers (and theirs) learned from and it does not."""
-        trained = {row[1][1] for row in self.splits["train"] if row[1]}
-        rows = [
-            row
-            for teacher in teachers
-            for split in ("train", TEACHERS)
-            for row in teacher.splits.get(split, ())
-        ]
-        learned = {row[1][1]: row for row in rows if row[1] and row[1][1] not in trained}
-        more = {TEACHERS: list(learned.values())} if learned else {}
-        return self.model_copy(update={"splits": self.splits | more})
-
     @property
     def learned(self) -> str:
         """The number of images trained on and a digest of their content: `6 images (1a2b3c)`.
@@ -118,7 +102,7 @@ class Fingerprint(Config):
                 f"the images had {counted(self.channels, 'channel')}, have {train.channels}"
             )
         differences += self._value_differences(train)
-        for name in [name for name in {**self.splits, **splits} if name not in (TEST, TEACHERS)]:
+        for name in [name for name in {**self.splits, **splits} if name != TEST]:
             if name in self.splits and name in splits:
                 differences += _sample_differences(name, self.splits[name], splits[name])
             else:
@@ -189,22 +173,14 @@ class Fingerprint(Config):
 
         Raises DataError for a file that cannot be read.
         """
-        warnings = []
-        for split, one, several in (
-            (
-                "unlabelled",
-                "is taught too, without its mask",
-                "are taught too, without their masks",
-            ),
-            (TEACHERS, "is what a teacher was trained on", "are what a teacher was trained on"),
-        ):
-            if seen := self.trained_on(data, split):
-                images, are = counted(len(seen), "image"), one if len(seen) == 1 else several
-                warnings.append(
-                    f"{images} of {name} {are}, so that a score on this split says less: "
-                    f"{named_pairs(seen)}"
-                )
-        return warnings
+        seen = self.trained_on(data, "unlabelled")
+        if not seen:
+            return []
+        are = "is" if len(seen) == 1 else "are"
+        return [
+            f"{counted(len(seen), 'image')} of {name} {are} trained on too, with pseudo-masks, so "
+            f"that a score on this split says less: {named_pairs(seen)}"
+        ]
 
 
 def copies_of(data: SegmentationData, train: SegmentationData) -> dict[str, str]:

@@ -1,13 +1,14 @@
-"""A folder of images without masks as a dataset: every pixel is ignored, for use with a teacher."""
+"""A folder of images without masks as a dataset: ignored everywhere, or with pseudo-masks."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.types import IGNORE, Sample, SegmentationData
-from featherseg.core.wording import counted
+from featherseg.core.wording import counted, size_text
 from featherseg.data.images.decoding import image_size, read_image
 from featherseg.data.images.labels import LabelMap
 from featherseg.data.images.listing import IMAGE_SUFFIXES, is_image
@@ -60,7 +61,11 @@ class UnlabelledImages(PairedFiles):
                 f"{self.folder} has no image without a mask: {counted(len(self.keys), 'image')} "
                 f"of it are in {', '.join(self.left_out)}. Name a folder with further images."
             )
-        self.pairs = [pair for pair in self.pairs if pair.key not in known]
+        self.keep([key for key in self.keys if key not in known])
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Keep only the images with these keys."""
+        self.pairs = [pair for pair in self.pairs if pair.key in keys]
         self.keys = [pair.key for pair in self.pairs]
 
     def __getitem__(self, index: int) -> Sample:
@@ -80,3 +85,55 @@ class UnlabelledImages(PairedFiles):
         path = self.pairs[index].image
         assert path is not None
         return np.full(image_size(path), IGNORE, np.uint8)
+
+
+class PseudoMasks:
+    """Images without masks, with pseudo-masks: what a model sees in them, where it is sure enough.
+
+    A file FOLDER/KEY.png has two channels: the class, and the confidence (0..255) in it.
+
+    Args:
+        images: The images.
+        folder: The folder of the files, one for each image.
+        least: The least confidence of a pixel of each class (K,); other pixels are ignored.
+        share: Share of the samples of a training that are drawn from these images.
+    """
+
+    def __init__(
+        self, images: UnlabelledImages, folder: Path, least: Sequence[int], share: float
+    ) -> None:
+        self.images, self.folder, self.share = images, folder, share
+        self.least = np.full(256, 256)  # of a class that there is not, no pixel
+        self.least[: len(least)] = least
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.images[index]
+        path = pseudo_mask(self.folder, sample.key)
+        both = read_pseudo_mask(path)
+        if both.shape[:2] != sample.label.shape:
+            raise DataError(
+                f"{path} is {size_text(both.shape[:2])}, its image {size_text(sample.label.shape)}."
+            )
+        classes, confidence = both[..., 0], both[..., 1]
+        label = np.where(confidence >= self.least[classes], classes, np.uint8(IGNORE))
+        return Sample(sample.key, sample.image, label)
+
+
+def pseudo_mask(folder: Path, key: str) -> Path:
+    """Return the file of an image's pseudo-mask."""
+    return folder / f"{key}.png"
+
+
+def read_pseudo_mask(path: Path) -> np.ndarray:
+    """Return classes and confidences (H, W, 2) uint8. Raises DataError."""
+    try:
+        with Image.open(path) as file:
+            both = np.asarray(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from None
+    if both.ndim != 3 or both.shape[2] != 2:
+        raise DataError(f"{path} is no pseudo-mask: it has other channels than class, confidence.")
+    return both

@@ -96,11 +96,10 @@ its key is 0: recipes without it keep their bits.
 class Augment(AugmentTable):
     """The [augment] table of a recipe whose crop is known, as a function of a sample.
 
-    traced: whether crops have `origins`. image_range: 16-bit images have values below it.
+    image_range: 16-bit images have values below it.
     """
 
     crop: ImageSize
-    traced: bool = False
     image_range: int = FULL_RANGE
 
     def __call__(
@@ -175,7 +174,7 @@ def random_window(
         if settings.category_ratio >= 1 or largest_share(label) <= settings.category_ratio:
             break
     place = (top, left, height, width)
-    return cut(sample, place, settings.crop, planar=settings.recolors, traced=settings.traced)
+    return cut(sample, place, settings.crop, planar=settings.recolors)
 
 
 def _draw_scale(settings: Augment, rng: np.random.Generator) -> float:

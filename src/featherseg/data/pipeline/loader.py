@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from featherseg.core.errors import DataError
 from featherseg.core.types import Sample, SegmentationData
-from featherseg.data.cache.teacher_outputs import TeacherLogits, Teaching
+from featherseg.data.datasets.unlabelled import PseudoMasks
 from featherseg.data.panoptic.targets import PanopticTargets
 from featherseg.data.pipeline.augmentation import Augment
 from featherseg.data.pipeline.rare import RareClasses
@@ -36,16 +36,15 @@ Small images come first, as in EfficientNetV2 (Tan and Le, ICML 2021, Sec. 4). T
 the batches have 57 % of the pixels.
 """
 
-Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, PanopticTargets[Tensor] | TeacherLogits]
-"""images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8, and for some models a third part:
-the targets of a panoptic model, or the teachers' outputs."""
+Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, PanopticTargets[Tensor]]
+"""images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8, and a panoptic model's targets."""
 
 
 class TrainingSamples(Dataset[Any]):
     """Augmented samples by (epoch, index); the same numbers give the same bytes in every process.
 
     A third number is the part of its size that the sample gets (`Augment.at`). A sample is
-    (image, label) without a batch axis, and a third part with `targets` or `teaching`.
+    (image, label) without a batch axis, and a third part with `targets`.
 
     Args:
         class_uniform: a share of the samples is drawn by class.
@@ -53,8 +52,7 @@ class TrainingSamples(Dataset[Any]):
         before: changes a sample before it is augmented.
         rare: classes whose pixels are pasted into the share augment.copy_paste of the samples;
             not with `targets`.
-        teaching: returns the teachers' outputs; the share teaching.share of the samples are images
-            without masks. `augment` must have `traced`.
+        pseudo: images with pseudo-masks, for a share of the samples.
     """
 
     def __init__(
@@ -66,11 +64,11 @@ class TrainingSamples(Dataset[Any]):
         targets: Callable[[np.ndarray, np.ndarray], PanopticTargets[np.ndarray]] | None = None,
         before: Callable[[Sample, np.random.Generator], Sample] | None = None,
         rare: RareClasses | None = None,
-        teaching: Teaching | None = None,
+        pseudo: PseudoMasks | None = None,
     ) -> None:
         self.data, self.augment, self.seed = data, augment, seed
         self.class_uniform, self.targets, self.before = class_uniform, targets, before
-        self.rare, self.teaching = rare, teaching
+        self.rare, self.pseudo = rare, pseudo
         self._depth: np.dtype[Any] | None = None  # of the first image in this process
 
     def __getitem__(self, place: tuple[int, int] | tuple[int, int, float]) -> tuple[Any, ...]:
@@ -78,9 +76,8 @@ class TrainingSamples(Dataset[Any]):
         epoch, index, *part = place
         augment = self.augment.at(*part) if part else self.augment
         rng, point = np.random.default_rng([self.seed, epoch, index]), None
-        unlabelled = self.teaching.unlabelled if self.teaching else None
-        if self.teaching and unlabelled and rng.random() < self.teaching.share:
-            index = len(self.data) + int(rng.integers(len(unlabelled)))
+        if self.pseudo and rng.random() < self.pseudo.share:
+            index = len(self.data) + int(rng.integers(len(self.pseudo)))
         elif self.class_uniform and rng.random() < self.class_uniform.share:
             index, point = self.class_uniform.points.draw(rng)
         sample = self._sample(index, rng)
@@ -92,15 +89,12 @@ class TrainingSamples(Dataset[Any]):
             return crop.image, crop.label, self.targets(crop.label.numpy(), crop.instances.numpy())
 
         # Another model: its crop, with parts of other samples
-        crop = self._crop(index, sample, augment, rng, point)
+        crop = augment(replace(sample, instances=None), rng, point)
         if augment.cutmix and rng.random() < augment.cutmix:
             crop = mixed(crop, self._another(int(rng.integers(len(self.data))), augment, rng), rng)
         if self.rare and rng.random() < augment.copy_paste:
             crop = self._with_rare_classes(crop, self.rare, augment, rng)
-        if self.teaching is None:
-            return crop[:2]
-        assert crop.origins is not None
-        return crop.image, crop.label, self.teaching(crop.origins)
+        return crop[:2]
 
     def _another(
         self, index: int, augment: Augment, rng: np.random.Generator, around: int | None = None
@@ -110,13 +104,12 @@ class TrainingSamples(Dataset[Any]):
         if around is not None and len(pixels := np.flatnonzero(sample.label == around)):
             row, column = divmod(int(rng.choice(pixels)), sample.label.shape[1])
             point = row, column
-        return self._crop(index, sample, augment, rng, point)
+        return augment(replace(sample, instances=None), rng, point)
 
     def _sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """Return a sample; those without masks come after the others."""
-        unlabelled = self.teaching.unlabelled if self.teaching else None
+        """Return a sample; those with pseudo-masks come after the others."""
         place = index - len(self.data)
-        sample = self.data[index] if unlabelled is None or place < 0 else unlabelled[place]
+        sample = self.pseudo[place] if self.pseudo and place >= 0 else self.data[index]
         self._depth = self._depth or sample.image.dtype
         if sample.image.dtype != self._depth:
             own, others = (8 * kind.itemsize for kind in (sample.image.dtype, self._depth))
@@ -125,18 +118,6 @@ class TrainingSamples(Dataset[Any]):
                 "a channel. Convert one of them."
             )
         return sample if self.before is None else self.before(sample, rng)
-
-    def _crop(
-        self,
-        index: int,
-        sample: Sample,
-        augment: Augment,
-        rng: np.random.Generator,
-        point: tuple[int, int] | None,
-    ) -> Crop:
-        """Return the sample without its instances, augmented."""
-        crop = augment(replace(sample, instances=None), rng, point)
-        return crop if crop.origins is None else crop._replace(origins=crop.origins.of(index))
 
     def _with_rare_classes(
         self, crop: Crop, rare: RareClasses, augment: Augment, rng: np.random.Generator

@@ -14,29 +14,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from featherseg.core.types import IGNORE, Sample, Size
-from featherseg.data.cache.origins import Origins, flipped, stretched, turned
 
 
 class Crop(NamedTuple):
     """A crop of a sample.
 
     image (C, h, w) of the sample's integer type, label (h, w) uint8 with 255 = ignore, instances
-    (h, w) int32 as in Sample, or None. All may be views of the sample's arrays. `origins` are the
-    places of the pixels in their images, None if they were not requested.
+    (h, w) int32 as in Sample, or None. All may be views of the sample's arrays.
     """
 
     image: Tensor
     label: Tensor
     instances: Tensor | None = None
-    origins: Origins | None = None
 
     def mirrored(self) -> "Crop":
         """Return the crop with left and right exchanged."""
-        image, label, instances = (None if x is None else mirrored(x) for x in self[:3])
-        origins = self.origins and self.origins.moved(
-            mirrored(self.origins.owner), flipped(self.label.shape[1])
-        )
-        return Crop(image, label, instances, origins)  # type: ignore[arg-type]
+        return Crop(*(None if x is None else mirrored(x) for x in self))  # type: ignore[arg-type]
 
 
 def visible_part(
@@ -53,7 +46,6 @@ def cut(
     size: Size,
     *,
     planar: bool = False,
-    traced: bool = False,
 ) -> Crop:
     """Return the window (top, left, height, width) of a sample, resized to `size`.
 
@@ -64,7 +56,6 @@ def cut(
     Args:
         planar: a resized image has its channels outermost in memory; sums over it keep their order,
             and so their last bits.
-        traced: the crop has `origins`, in image number 0.
     """
     top, left, height, width = window
     rows, columns = visible_part(sample.label, *window)
@@ -86,14 +77,7 @@ def cut(
         label = _placed(label, corner, torch.full(size, IGNORE, dtype=label.dtype))
         if instances is not None:
             instances = _placed(instances, corner, torch.zeros(size, dtype=instances.dtype))
-    origins = None
-    if traced:
-        ones, zeros = (torch.ones(inside, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8))
-        owner = _placed(ones, corner, zeros)
-        origins = Origins(owner, ((0, stretched((rows, columns), (slice(y0, y1), slice(x0, x1)))),))
-    return Crop(
-        image.contiguous() if planar and image is not source else image, label, instances, origins
-    )
+    return Crop(image.contiguous() if planar and image is not source else image, label, instances)
 
 
 def rotated(crop: Crop, degrees: float) -> Crop:
@@ -118,11 +102,7 @@ def rotated(crop: Crop, degrees: float) -> Crop:
     instances = (
         None if crop.instances is None else crop.instances[rows, columns].masked_fill(outside, 0)
     )
-    origins = None
-    if crop.origins is not None:
-        owner = crop.origins.owner[rows, columns].masked_fill(outside, 0)
-        origins = crop.origins.moved(owner, turned((height, width), degrees))
-    return Crop(image, label, instances, origins)
+    return Crop(image, label, instances)
 
 
 def mixed(crop: Crop, other: Crop, rng: np.random.Generator) -> Crop:
@@ -145,8 +125,7 @@ def pasted(crop: Crop, other: Crop, where: Tensor) -> Crop:
     """Return the crop with the pixels `where` (h, w) bool of another; it has no instances."""
     # nothing is written into the crops, which may be views of a dataset's arrays
     image = interleaved(_where(where, other.image, crop.image))
-    origins = crop.origins and other.origins and crop.origins.pasted(other.origins, where)
-    return Crop(image, torch.where(where, other.label, crop.label), origins=origins)
+    return Crop(image, torch.where(where, other.label, crop.label))
 
 
 def _where(condition: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
