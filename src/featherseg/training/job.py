@@ -117,6 +117,8 @@ def _train_first(request: Request, out: Path, reporter: Reporter) -> Run | None:
         )
     if request.first or request.read()[1].data.unlabelled is None:
         return None
+    if request.labeller:
+        return open_run(request.labeller)
     if not this_rank():
         check_request(request, lambda text: None)  # before the long work
         reporter.message(
@@ -297,7 +299,8 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
         )
         model.image_range = run.info.image_range or FULL_RANGE
         if pseudo:
-            copy_strictly(model, open_first(out).model.state_dict())
+            first = open_run(request.labeller) if request.labeller else open_first(out)
+            copy_strictly(model, first.model.state_dict())
     steps, every = count_steps(recipe, len(train_data))
     training = Training(run, recipe, train_data, val_data, model, request.objects, steps, every)
 

@@ -20,6 +20,8 @@ class Request:
     """The arguments of `featherseg train`, and the objects that replace names of the recipe.
 
     first: It is the first training of `self_training`: on the masks alone, in half of the minutes.
+    labeller: The run that labels images without masks and whose weights the training begins with,
+        in place of a first training.
     group: The folder of the sweep or fit that this training belongs to.
     began: When the command began, by `time.monotonic`; `train.minutes` count from here.
     ends: The training stops after the step that is running at this time (`time.monotonic`), or
@@ -33,6 +35,7 @@ class Request:
     overrides: tuple[str, ...] = ()
     objects: Objects = NAMES_ALONE
     first: bool = False
+    labeller: Path | None = None
     group: Path | None = None
     began: float = field(default_factory=command_began, compare=False)
     ends: float | Callable[[int], bool] | None = field(default=None, compare=False)
