@@ -250,7 +250,9 @@ def test_minutes_are_for_both_trainings_and_bound_the_labelling(place, monkeypat
     assert len(kept) == 1
     trained(place, **two_steps, resume=True)
 
-    with pytest.raises(ConfigError, match=r"there are two trainings\. Give --minutes [1-9]"):
+    with pytest.raises(
+        ConfigError, match=r"= 0\.1: .* of each of 2 trainings alone take .* at least [1-9]"
+    ):
         trained(place, length="train.minutes=0.1", out="short")
     assert not (place / "short").exists()
 

@@ -1,6 +1,5 @@
 """`featherseg train`: resolve -> check -> open -> run -> finish, and on again after a kill."""
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -129,10 +128,7 @@ def _train_first(request: Request, out: Path, reporter: Reporter) -> Run | None:
     try:
         return train(replace(request, first=True), out / FIRST, reporter, resume=begun)
     except TooFewMinutes as error:
-        raise ConfigError(
-            f"{error} With images without masks there are two trainings. Give --minutes "
-            f"{math.ceil(2 * error.least)} at least."
-        ) from None
+        raise TooFewMinutes(*error.of_one, trainings=2) from None
 
 
 def plan_training(request: Request, out: Path, on_message: OnMessage) -> TrainingPlan:

@@ -147,13 +147,20 @@ class TrainingPlan:
 
 
 class TooFewMinutes(ConfigError):
-    """`train.minutes` are used up before the first step; `least`: minutes with one step."""
+    """`train.minutes` are used up before the first step; `least`: minutes with one step.
 
-    def __init__(self, minutes: float, beside_minutes: float, step_minutes: float) -> None:
-        self.least = beside_minutes + step_minutes
+    trainings: So many share the minutes, which are then those of one of them.
+    """
+
+    def __init__(
+        self, minutes: float, beside_minutes: float, step_minutes: float, trainings: int = 1
+    ) -> None:
+        self.of_one = minutes, beside_minutes, step_minutes
+        self.least = trainings * (beside_minutes + step_minutes)
+        each = f" of each of {trainings} trainings" if trainings > 1 else ""
         super().__init__(
-            f"train.minutes = {minutes:g}: start, validation and report alone take about "
-            f"{beside_minutes:.1f} minutes here. Give at least {math.ceil(self.least)}."
+            f"train.minutes = {trainings * minutes:g}: start, validation and report{each} alone "
+            f"take about {beside_minutes:.1f} minutes here. Give at least {math.ceil(self.least)}."
         )
 
 
