@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import against_plain as plain
+import against_ultralytics as both
 import minutes
 import numpy as np
 import torch
@@ -112,8 +113,8 @@ def write_few(source: Source, masks: int, seed: int, judge: str, out: Path) -> S
         samples[part].append(data[index])
     samples["test"] = [judged[index] for index in range(len(judged))]
     for part, images in samples.items():
-        for number, sample in enumerate(images):
-            name = Path(part) / f"{number:04}.png"
+        for sample in images:
+            name = Path(part) / f"{sample.key.replace('/', '_')}.png"  # names tell the sequences
             file = folder / name if part == "unlabelled" else folder / "images" / name
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(sample.image).save(file)
@@ -151,18 +152,28 @@ def task_of(name: str, source: Source, length: float, seed: int) -> Task:
     return minutes.task_of(way.recipe, way.changes, "test", source, length, seed, **more)
 
 
-def print_table(rows: Sequence[dict[str, Any]], label: str) -> None:
-    """Print each way's score on the images of each draw, and its difference to the default's."""
-    print(f"\n{label}")
-    scores = {
-        (row["settings"]["way"], row["minutes"]): row["score"]
-        for row in rows
-        if row["dataset"] == label
-    }
-    for (way, length), score in scores.items():
-        default = scores.get(("default", length))
-        gain = "" if default is None else f"{100 * (score - default):+7.2f}"
-        print(f"  {length:4g} min {way:20} {100 * score:6.2f} {gain}")
+def print_table(table: Path, labels: Sequence[str], title: str) -> None:
+    """Print the scores of each way by seed, and what it gains on the default.
+
+    labels: Of the datasets of all seeds. The gain has an interval over images and seeds where there
+    are enough seeds.
+    """
+    by_way: dict[tuple[float, str], dict[int, dict[str, Any]]] = {}
+    for row in read_lines(table):
+        if row["dataset"] in labels:
+            by_way.setdefault((row["minutes"], row["settings"]["way"]), {})[row["seed"]] = row
+    print(f"\n{title}")
+    for (length, way), rows in sorted(by_way.items()):
+        scores = both.scores_of(rows)
+        each = f"({'  '.join(f'{score:.2f}' for score in scores)})" * (len(scores) > 1)
+        line = f"  {length:4g} min {way:38} {np.mean(scores):6.2f} {each}"
+        default = by_way.get((length, "default"), {})
+        if way != "default" and rows.keys() <= default.keys():
+            gained = np.mean(scores) - np.mean(both.scores_of({s: default[s] for s in rows}))
+            line += f" {gained:+.2f}"
+            for difference in both.compare_sides(default, [rows], table):
+                line += f", with its interval {plain.format_difference(difference)}"
+        print(line)
 
 
 def main() -> None:
@@ -201,8 +212,9 @@ def main() -> None:
                 if source.label.split("-")[0] != WAYS[way].init
             ]
         )
-    for source in sources:
-        print_table(read_lines(asked.rows), source.label)
+    for place, name in enumerate(asked.datasets):
+        labels = [source.label for source in sources[place :: len(asked.datasets)]]
+        print_table(asked.rows, labels, f"{name}, {asked.masks} masks, {asked.judge}")
 
 
 if __name__ == "__main__":

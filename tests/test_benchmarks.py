@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -1253,3 +1254,55 @@ def test_every_way_to_learn_from_few_masks_is_a_recipe(load):
         # a recipe of its own, a change, a run to begin with or images without masks: one at least
         assert changed or way.init or way.unlabelled or name == "default"
         assert changed == bool(way.changes or way.recipe != ways["default"].recipe)
+
+
+def test_few_masks_are_written_under_the_names_that_tell_sequences(load, tmp_path):
+    few_masks, plain = load("few_masks"), load("against_plain")
+    counts = {"train": 9, "val": 2, "test": 2}
+    toml = plain.write_shapes(tmp_path / "data", counts)
+    source = plain.Source("toy", str(toml))
+    written = few_masks.write_few(source, 2, 0, "test", tmp_path / "out")
+    assert written.label == "toy-2-0"
+    folder = Path(written.data).parent
+    parts = {
+        part: {path.stem for path in (folder / place).iterdir()}
+        for part, place in (
+            ("train", "images/train"),
+            ("val", "images/val"),
+            ("test", "images/test"),
+            ("unlabelled", "unlabelled"),
+        )
+    }
+    assert [len(parts[part]) for part in ("train", "val", "unlabelled")] == [2, 5, 2]
+    own = {
+        split: {key.replace("/", "_") for key in open_dataset(str(toml), split).keys}
+        for split in ("train", "test")
+    }
+    assert parts["train"] | parts["val"] | parts["unlabelled"] == own["train"]
+    assert parts["test"] == own["test"]
+    assert {path.stem for path in (folder / "masks/train").iterdir()} == parts["train"]
+
+
+def test_a_way_is_judged_by_its_gain_over_images_and_seeds(load, tmp_path, capsys):
+    few_masks, plain, table = load("few_masks"), load("against_plain"), tmp_path / "rows.jsonl"
+    runs = training_runs(np.random.default_rng(0), 3, 72, spread=0.1, noise=0.05)
+    worse = runs.copy()
+    worse[:, :, 1] = np.round(0.7 * worse[:, :, 1])  # of its hits three in ten are missing
+    (tmp_path / "counts").mkdir()
+    for way, of_way, score in (("default", worse, 0.5), ("images without masks", runs, 0.6)):
+        for seed in range(3):
+            task = few_masks.task_of(way, plain.Source(f"toy-20-{seed}", "shapes"), 30.0, seed)
+            plain.append_line(table, asdict(task) | {"score": score + seed / 100})
+            keys = [f"test/drive_{number:03}" for number in range(72)]
+            np.savez(task.counts(table), counts=of_way[seed], keys=keys)
+    few_masks.print_table(table, [f"toy-20-{seed}" for seed in range(3)], "toy")
+    _, title, default, unlabelled = capsys.readouterr().out.splitlines()
+    assert title == "toy"
+    assert default.split("default")[1].split() == ["51.00", "(50.00", "51.00", "52.00)"]
+    gain, interval = unlabelled.split("(60.00  61.00  62.00) ")[1].split(", with its interval ")
+    assert gain == "+10.00"
+    low, high = map(float, re.findall(r"[-+]\d+\.\d+", interval)[1:])
+    assert 0 < low < high
+
+    few_masks.print_table(table, ["toy-20-0"], "one seed")
+    assert "interval" not in capsys.readouterr().out
