@@ -251,7 +251,7 @@ def test_minutes_are_for_both_trainings_and_bound_the_labelling(place, monkeypat
     trained(place, **two_steps, resume=True)
 
     with pytest.raises(
-        ConfigError, match=r"= 0\.1: .* of each of 2 trainings alone take .* at least [1-9]"
+        ConfigError, match=r"= 0\.1: .* in each of 2 trainings\. Give at least [1-9]"
     ):
         trained(place, length="train.minutes=0.1", out="short")
     assert not (place / "short").exists()

@@ -157,10 +157,10 @@ class TooFewMinutes(ConfigError):
     ) -> None:
         self.of_one = minutes, beside_minutes, step_minutes
         self.least = trainings * (beside_minutes + step_minutes)
-        each = f" of each of {trainings} trainings" if trainings > 1 else ""
+        each = f" in each of {trainings} trainings" if trainings > 1 else ""
         super().__init__(
-            f"train.minutes = {trainings * minutes:g}: start, validation and report{each} alone "
-            f"take about {beside_minutes:.1f} minutes here. Give at least {math.ceil(self.least)}."
+            f"train.minutes = {trainings * minutes:g}: start, validation and report alone take "
+            f"about {beside_minutes:.1f} minutes here{each}. Give at least {math.ceil(self.least)}."
         )
 
 
