@@ -25,6 +25,7 @@ from featherseg.core.errors import ConfigError, DataError, DataNotFound, RunErro
 from featherseg.data import open_dataset
 from featherseg.data.datasets.unlabelled import PseudoMasks, UnlabelledImages, read_pseudo_mask
 from featherseg.inference.predictor import Predictor
+from featherseg.models import build
 from featherseg.runs.run import load_run
 from featherseg.training import Request, job, self_training, train
 from featherseg.training.objects import Objects
@@ -333,6 +334,17 @@ def test_a_stopped_first_training_is_never_overwritten_and_says_how_it_goes_on(p
     (place / "moved").rename(place / "photos")  # they may lie elsewhere
     run, _ = trained(place, *EVERY_STEP, resume=True)
     assert run.recipe.data.unlabelled == str(place / "photos")
+
+
+@pytest.mark.seconds
+def test_a_model_as_an_object_is_labelled_by_and_begins_with_its_first_training(place):
+    objects = Objects(model=build("tiny", 3))
+    with pytest.raises(Killed):  # before a checkpoint
+        trained(place, reporter=KilledInSecond(1), objects=objects)
+    assert not (place / "run" / "last.ckpt").exists()
+    run, _ = trained(place, objects=objects, resume=True)
+    whole, _ = trained(place, out="whole", objects=objects)
+    assert equal_state(outcome(run), outcome(whole))
 
 
 @pytest.mark.seconds

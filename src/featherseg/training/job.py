@@ -70,7 +70,7 @@ from featherseg.training.resume import (
     read_checkpoint,
     resumed_recipe,
 )
-from featherseg.training.self_training import FIRST, LABELLING_SHARE, open_first, open_pseudo_masks
+from featherseg.training.self_training import FIRST, LABELLING_SHARE, open_pseudo_masks
 from featherseg.training.timing import estimate_step, measure_speed, time_validation
 
 
@@ -184,7 +184,7 @@ def resolve_but_length(inputs: Inputs, on_message: OnMessage) -> tuple[Facts, Re
         ),
         _machine_facts(inputs.recipe),
         # an object may bring weights, a first training does
-        from_scratch=not (inputs.loaded or objects.model or inputs.unlabelled),
+        from_scratch=not (inputs.loaded or inputs.unlabelled) and objects.model is None,
     )
     check_patience(inputs.recipe, facts)
     recipe = resolve_settings(inputs.recipe, facts)
@@ -295,7 +295,7 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
         )
         model.image_range = run.info.image_range or FULL_RANGE
         if pseudo:
-            first = open_run(request.labeller) if request.labeller else open_first(out)
+            first = open_run(request.labeller or out / FIRST, request.objects.model)
             copy_strictly(model, first.model.state_dict())
     steps, every = count_steps(recipe, len(train_data))
     training = Training(run, recipe, train_data, val_data, model, request.objects, steps, every)

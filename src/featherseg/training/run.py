@@ -95,7 +95,7 @@ def run_training(
     # All steps
     again = f"featherseg train --resume --out {run.path}"
     if request.first:
-        again = "the same command and --resume"
+        again = f"the same command with --resume --out {run.path.parent}"
     before = peak_held(recipe)
     is_done = False
     try:

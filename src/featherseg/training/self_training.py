@@ -28,7 +28,7 @@ from featherseg.data.datasets.unlabelled import (
 from featherseg.inference.drawing import png_bytes
 from featherseg.inference.predictor import Predictor
 from featherseg.recipe.tables import Recipe
-from featherseg.runs.run import Run, open_run
+from featherseg.runs.run import Run
 
 FIRST, PSEUDO_MASKS, INDEX = "first_training", "pseudo_masks", "index.json"
 
@@ -40,14 +40,6 @@ SHARE = 0.5
 
 LABELLING_SHARE = 0.1
 """Largest share of `train.minutes` in which images are labelled."""
-
-
-def open_first(out: Path) -> Run:
-    """Return the first run of the run folder `out`. Raises RunError if it is gone."""
-    try:
-        return open_run(out / FIRST)
-    except RunError as error:
-        raise RunError(f"{out} begins with the weights of {out / FIRST}: {error}") from None
 
 
 def label_images(

@@ -61,9 +61,9 @@ class UnlabelledImages(PairedFiles):
                 f"{self.folder} has no image without a mask: {counted(len(self.keys), 'image')} "
                 f"of it are in {', '.join(self.left_out)}. Name a folder with further images."
             )
-        self.keep([key for key in self.keys if key not in known])
+        self.keep(set(self.keys) - known)
 
-    def keep(self, keys: Collection[str]) -> None:
+    def keep(self, keys: set[str]) -> None:
         """Keep only the images with these keys."""
         self.pairs = [pair for pair in self.pairs if pair.key in keys]
         self.keys = [pair.key for pair in self.pairs]
