@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from featherseg.backbones.weights import copy_strictly
 from featherseg.core.errors import ConfigError, DataNotFound, RunError
 from featherseg.core.files import append_line
 from featherseg.core.machine import computes_bf16, pick_device, this_rank
@@ -183,8 +182,7 @@ def resolve_but_length(inputs: Inputs, on_message: OnMessage) -> tuple[Facts, Re
             len(inputs.unlabelled or ()),
         ),
         _machine_facts(inputs.recipe),
-        # an object may bring weights, a first training does
-        from_scratch=not (inputs.loaded or inputs.unlabelled) and objects.model is None,
+        from_scratch=not inputs.loaded and objects.model is None,  # an object may bring weights
     )
     check_patience(inputs.recipe, facts)
     recipe = resolve_settings(inputs.recipe, facts)
@@ -199,13 +197,12 @@ def resolve_but_length(inputs: Inputs, on_message: OnMessage) -> tuple[Facts, Re
 
 
 def _begin(request: Request, out: Path, reporter: Reporter, first: Run | None) -> Training:
-    """Check and resolve a request, and begin its run folder; weights come from the first run."""
+    """Check and resolve a request, and begin its run folder."""
     on_message = reporter.message
     reporter.progress("opening model and data", 0, None)
     inputs = check_request(request, (lambda text: None) if first else on_message)
     if first:
-        on_message(f"the second training begins with the weights of {first.path}")
-        copy_strictly(inputs.model, first.model.state_dict())
+        on_message("the second training begins with the weights that the first began with")
     reporter.progress("estimating the memory", 0, None)
     facts, recipe, memory_gb = resolve_but_length(inputs, on_message)
 
@@ -294,9 +291,6 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
             recipe, run.classes, run.info.channels, init, lambda text: None, request.objects.model
         )
         model.image_range = run.info.image_range or FULL_RANGE
-        if pseudo:
-            first = open_run(request.labeller or out / FIRST, request.objects.model)
-            copy_strictly(model, first.model.state_dict())
     steps, every = count_steps(recipe, len(train_data))
     training = Training(run, recipe, train_data, val_data, model, request.objects, steps, every)
 

@@ -4,8 +4,9 @@ The first is a run of its own, FIRST in the run folder: it learns from the masks
 of `train.minutes`. What it sees in the images without masks becomes pseudo-masks (Lee, "Pseudo-
 Label", ICML 2013 workshop), in PSEUDO_MASKS. Of each class at least the surer half of its pixels is
 labelled, as in class-balanced self-training (Zou et al., ECCV 2018, Sec. 4.2): rare classes are
-seldom sure. The second begins with the weights of the first and draws SHARE of its samples from
-these images. Each image is labelled once, so that a step takes no longer than one without.
+seldom sure. The second begins anew, as in ST++ (Yang et al., CVPR 2022, Sec. 3.1), lest it keep the
+faults of the first, and draws SHARE of its samples from these images. Each image is labelled once,
+so that a step takes no longer than one without.
 """
 
 import math
@@ -67,7 +68,7 @@ def label_images(
     for split, number in images.left_out.items():
         reporter.message(f"left out {counted(number, 'image')} of {images.folder}: also in {split}")
     end = math.inf if minutes is None else began + 60 * LABELLING_SHARE * minutes
-    predictor = Predictor(first, recipe.train.device)
+    predictor = Predictor(first, recipe.train.device, inference={"flip": recipe.augment.flip > 0})
     predictor.soft = "confidence"
     total, counts = len(images), np.zeros((256, 256), np.int64)  # classes, confidences
     keys, unread = list[str](), list[str]()
