@@ -76,11 +76,9 @@ WAYS = {
     "smoothed labels": Way(("loss.label_smoothing=0.1",)),
     "road first": Way(init="road"),
     "indoor first": Way(init="indoor"),
-    "anew": Way(unlabelled=True),
-    "anew, CutMix": Way(("augment.cutmix=0.5",), unlabelled=True),
-    "anew, strong colours": Way(STRONG, unlabelled=True),
-    "anew, strong colours, CutMix": Way((*STRONG, "augment.cutmix=0.5"), unlabelled=True),
-    "anew, samples by class": Way(("data.class_uniform=0.5",), unlabelled=True),
+    "stronger, anew": Way(unlabelled=True),
+    "stronger, anew, CutMix": Way(("augment.cutmix=0.5",), unlabelled=True),
+    "strong colours, CutMix": Way((*STRONG, "augment.cutmix=0.5")),
 }
 
 

@@ -52,7 +52,8 @@ class TrainingSamples(Dataset[Any]):
         before: changes a sample before it is augmented.
         rare: classes whose pixels are pasted into the share augment.copy_paste of the samples;
             not with `targets`.
-        pseudo: images with pseudo-masks, for a share of the samples.
+        pseudo: images with pseudo-masks, for a share of the samples, which are augmented more
+            strongly (`Augment.stronger`).
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class TrainingSamples(Dataset[Any]):
         rng, point = np.random.default_rng([self.seed, epoch, index]), None
         if self.pseudo and rng.random() < self.pseudo.share:
             index = len(self.data) + int(rng.integers(len(self.pseudo)))
+            augment = augment.stronger()
         elif self.class_uniform and rng.random() < self.class_uniform.share:
             index, point = self.class_uniform.points.draw(rng)
         sample = self._sample(index, rng)
