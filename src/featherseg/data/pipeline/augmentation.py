@@ -133,7 +133,7 @@ class Augment(AugmentTable):
         """Return the augmentation of samples with pseudo-masks: stronger colours, blur, CutMix.
 
         Strong changes keep a model from repeating the faults of its own masks (ST++, Yang et al.,
-        CVPR 2022, Sec. 3.1; the values are ours). A recipe that keeps the colours keeps them here.
+        CVPR 2022; the values are ours). A recipe that keeps the colours keeps them here.
         """
         colours = ("brightness", "contrast", "saturation")
         return self.model_copy(
