@@ -242,18 +242,17 @@ def test_minutes_are_for_both_trainings_and_bound_the_labelling(place, monkeypat
     resolve = job.resolve
     monkeypatch.setattr(job, "resolve", lambda *args: seen.append(args) or resolve(*args))
     monkeypatch.setattr("featherseg.training.timing.TIMED_SECONDS", 0.1)
-    two_steps = {"length": "train.minutes=0.5", "ends": lambda step: step == 2}
+    two_steps = {"length": "train.minutes=0.75", "ends": lambda step: step == 2}
     run, said = trained(place, **two_steps)
-    assert [recipe.train.minutes for recipe, _ in seen] == [0.25, 0.5]
+    assert [recipe.train.minutes for recipe, _ in seen] == [0.25, 0.75]
     assert "1 image without masks labelled" in said
     assert "drawn from 3" in said
     kept = json.loads((run.path / "data.json").read_text())["splits"]["unlabelled"]
     assert len(kept) == 1
     trained(place, **two_steps, resume=True)
 
-    with pytest.raises(
-        ConfigError, match=r"= 0\.1: .* in each of 2 trainings\. Give at least [1-9]"
-    ):
+    refused = r"= 0\.1: .* in the first training, which has 33% of them\. Give at least [1-9]"
+    with pytest.raises(ConfigError, match=refused):
         trained(place, length="train.minutes=0.1", out="short")
     assert not (place / "short").exists()
 

@@ -45,7 +45,7 @@ from featherseg.training.open import (
     record_data,
     warn_of_scores,
 )
-from featherseg.training.request import Request
+from featherseg.training.request import FIRST_SHARE, Request
 from featherseg.training.resolve import (
     DataFacts,
     Facts,
@@ -127,7 +127,7 @@ def _train_first(request: Request, out: Path, reporter: Reporter) -> Run | None:
     try:
         return train(replace(request, first=True), out / FIRST, reporter, resume=begun)
     except TooFewMinutes as error:
-        raise TooFewMinutes(*error.of_one, trainings=2) from None
+        raise TooFewMinutes(*error.of_one, share=FIRST_SHARE) from None
 
 
 def plan_training(request: Request, out: Path, on_message: OnMessage) -> TrainingPlan:
@@ -152,7 +152,7 @@ def plan_training(request: Request, out: Path, on_message: OnMessage) -> Trainin
     validation_seconds = opening + len(val) * image_seconds
     elapsed = time.monotonic() - request.began
     if inputs.unlabelled:
-        elapsed += 60 * (0.5 + LABELLING_SHARE) * (inputs.recipe.train.minutes or 0)
+        elapsed += 60 * (FIRST_SHARE + LABELLING_SHARE) * (inputs.recipe.train.minutes or 0)
     facts = replace(facts, speed=Speed(step_seconds, validation_seconds, elapsed))
 
     recipe = resolve(inputs.recipe, facts)

@@ -11,6 +11,9 @@ from featherseg.recipe.reading import RecipeFile, parse_recipe, read_recipe, wit
 from featherseg.recipe.tables import LossTable, ModelTable, Recipe
 from featherseg.training.objects import NAMES_ALONE, Objects
 
+FIRST_SHARE = 1 / 3
+"""Share of `train.minutes` of the first of two trainings: the second begins anew, and sees more."""
+
 OBJECT_RECIPE = "frm-lite0"
 """The recipe of a model given as an object; its [model] table is replaced."""
 
@@ -19,7 +22,8 @@ OBJECT_RECIPE = "frm-lite0"
 class Request:
     """The arguments of `featherseg train`, and the objects that replace names of the recipe.
 
-    first: It is the first training of `self_training`: on the masks alone, in half of the minutes.
+    first: It is the first training of `self_training`: on the masks alone, in FIRST_SHARE
+        of the minutes.
     labeller: The run that labels images without masks and whose weights the training begins with,
         in place of a first training.
     group: The folder of the sweep or fit that this training belongs to.
@@ -71,10 +75,10 @@ class Request:
         if self.objects.loss is not None:  # it replaces class weights and auxiliary losses too
             recipe = recipe.model_copy(update={"loss": LossTable()})
         if self.first:
-            half = recipe.train.minutes and recipe.train.minutes / 2
+            minutes = recipe.train.minutes and FIRST_SHARE * recipe.train.minutes
             update = {
                 "data": recipe.data.model_copy(update={"unlabelled": None}),
-                "train": recipe.train.model_copy(update={"minutes": half}),
+                "train": recipe.train.model_copy(update={"minutes": minutes}),
             }
             recipe = recipe.model_copy(update=update)
         return recipe

@@ -149,18 +149,19 @@ class TrainingPlan:
 class TooFewMinutes(ConfigError):
     """`train.minutes` are used up before the first step; `least`: minutes with one step.
 
-    trainings: So many share the minutes, which are then those of one of them.
+    share: Of the first of two trainings, whose minutes these are.
     """
 
     def __init__(
-        self, minutes: float, beside_minutes: float, step_minutes: float, trainings: int = 1
+        self, minutes: float, beside_minutes: float, step_minutes: float, share: float = 1.0
     ) -> None:
         self.of_one = minutes, beside_minutes, step_minutes
-        self.least = trainings * (beside_minutes + step_minutes)
-        each = f" in each of {trainings} trainings" if trainings > 1 else ""
+        self.least = (beside_minutes + step_minutes) / share
+        first = f" in the first training, which has {share:.0%} of them" if share < 1 else ""
         super().__init__(
-            f"train.minutes = {trainings * minutes:g}: start, validation and report alone take "
-            f"about {beside_minutes:.1f} minutes here{each}. Give at least {math.ceil(self.least)}."
+            f"train.minutes = {minutes / share:g}: start, validation and report alone take "
+            f"about {beside_minutes:.1f} minutes here{first}. Give at least "
+            f"{math.ceil(self.least)}."
         )
 
 

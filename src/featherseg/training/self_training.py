@@ -1,11 +1,11 @@
 """Self-training: a first training labels the images without masks, a second learns from all.
 
-The first is a run of its own, FIRST in the run folder: it learns from the masks alone, and has half
-of `train.minutes`. What it sees in the images without masks becomes pseudo-masks (Lee, "Pseudo-
-Label", ICML 2013 workshop), in PSEUDO_MASKS. Of each class at least the surer half of its pixels is
-labelled, as in class-balanced self-training (Zou et al., ECCV 2018, Sec. 4.2): rare classes are
-seldom sure. The second begins anew, as in ST++ (Yang et al., CVPR 2022), lest it keep the
-faults of the first, and draws SHARE of its samples from these images, which are augmented more
+The first is a run of its own, FIRST in the run folder: it learns from the masks alone, and has
+FIRST_SHARE of `train.minutes`. What it sees in the images without masks becomes pseudo-masks (Lee,
+"Pseudo-Label", ICML 2013 workshop), in PSEUDO_MASKS. Of each class at least the surer half of its
+pixels is labelled, as in class-balanced self-training (Zou et al., ECCV 2018, Sec. 4.2): rare
+classes are seldom sure. The second begins anew, as in ST++ (Yang et al., CVPR 2022), lest it keep
+the faults of the first, and draws SHARE of its samples from these images, which are augmented more
 strongly. Each image is labelled once, so that a step takes no longer than one without.
 """
 
