@@ -24,8 +24,7 @@ class Request:
 
     first: It is the first training of `self_training`: on the masks alone, in FIRST_SHARE
         of the minutes.
-    labeller: The run that labels images without masks and whose weights the training begins with,
-        in place of a first training.
+    labeller: The run that labels images without masks, in place of a first training.
     group: The folder of the sweep or fit that this training belongs to.
     began: When the command began, by `time.monotonic`; `train.minutes` count from here.
     ends: The training stops after the step that is running at this time (`time.monotonic`), or
