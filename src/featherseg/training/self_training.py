@@ -5,8 +5,8 @@ FIRST_SHARE of `train.minutes`. What it sees in the images without masks becomes
 "Pseudo-Label", ICML 2013 workshop), in PSEUDO_MASKS. Of each class at least the surer half of its
 pixels is labelled, as in class-balanced self-training (Zou et al., ECCV 2018, Sec. 4.2): rare
 classes are seldom sure. The second begins anew, as in ST++ (Yang et al., CVPR 2022), lest it keep
-the faults of the first, and draws SHARE of its samples from these images, which are augmented more
-strongly. Each image is labelled once, so that a step takes no longer than one without.
+the faults of the first, augments more strongly, and draws SHARE of its samples from these images.
+Each image is labelled once, so that a step takes no longer than one without.
 """
 
 import math

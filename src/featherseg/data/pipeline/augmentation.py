@@ -94,7 +94,7 @@ its key is 0: recipes without it keep their bits.
 
 
 STRONGER_BLUR, STRONGER_CUTMIX = 0.3, 0.5
-"""Least `blur` and `cutmix` of samples with pseudo-masks."""
+"""Least `blur` and `cutmix` where some samples have pseudo-masks."""
 
 
 class Augment(AugmentTable):
@@ -130,7 +130,7 @@ class Augment(AugmentTable):
         return self.model_copy(update={"crop": (height, width), "scale": scale})
 
     def stronger(self) -> "Augment":
-        """Return the augmentation of samples with pseudo-masks: stronger colours, blur, CutMix.
+        """Return the augmentation of a training with pseudo-masks: stronger colours, blur, CutMix.
 
         Strong changes keep a model from repeating the faults of its own masks (ST++, Yang et al.,
         CVPR 2022; the values are ours). A recipe that keeps the colours keeps them here.

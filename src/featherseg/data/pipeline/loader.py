@@ -52,8 +52,8 @@ class TrainingSamples(Dataset[Any]):
         before: changes a sample before it is augmented.
         rare: classes whose pixels are pasted into the share augment.copy_paste of the samples;
             not with `targets`.
-        pseudo: images with pseudo-masks, for a share of the samples, which are augmented more
-            strongly (`Augment.stronger`).
+        pseudo: images with pseudo-masks, for a share of the samples; with them all samples are
+            augmented more strongly (`Augment.stronger`).
     """
 
     def __init__(
@@ -67,7 +67,8 @@ class TrainingSamples(Dataset[Any]):
         rare: RareClasses | None = None,
         pseudo: PseudoMasks | None = None,
     ) -> None:
-        self.data, self.augment, self.seed = data, augment, seed
+        self.data, self.seed = data, seed
+        self.augment = augment.stronger() if pseudo else augment
         self.class_uniform, self.targets, self.before = class_uniform, targets, before
         self.rare, self.pseudo = rare, pseudo
         self._depth: np.dtype[Any] | None = None  # of the first image in this process
@@ -79,7 +80,6 @@ class TrainingSamples(Dataset[Any]):
         rng, point = np.random.default_rng([self.seed, epoch, index]), None
         if self.pseudo and rng.random() < self.pseudo.share:
             index = len(self.data) + int(rng.integers(len(self.pseudo)))
-            augment = augment.stronger()
         elif self.class_uniform and rng.random() < self.class_uniform.share:
             index, point = self.class_uniform.points.draw(rng)
         sample = self._sample(index, rng)
