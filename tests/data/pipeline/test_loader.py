@@ -210,7 +210,7 @@ class PseudoMasks(Tiny):
         return Sample("x", np.full((8, 8, 3), 100, np.uint8), np.full((8, 8), 9, np.uint8))
 
 
-def test_samples_with_pseudo_masks_change_more_and_get_boxes_of_images_with_masks():
+def test_where_some_have_pseudo_masks_all_change_more_and_get_boxes_of_images_with_masks():
     def drawn(**settings):
         augment = Augment(crop=(8, 8), **settings)
         samples = TrainingSamples(Tiny(), augment, seed=1, pseudo=PseudoMasks())
@@ -228,9 +228,8 @@ def test_samples_with_pseudo_masks_change_more_and_get_boxes_of_images_with_mask
     assert 0.3 < len(boxes) / len(pseudo) < 0.6
     for image, label in drawn():  # a recipe that keeps the colours keeps them here
         assert (image[:, label == 9] == 100).all()
-    plain = [image for image, label in drawn(brightness=0.2) if not (label == 9).any()]
-    grey = max(image.max() for image in plain)
-    assert grey <= 72  # of 60: as the recipe says
+    others = [image for image, label in drawn(brightness=0.2) if not (label == 9).any()]
+    assert 75 < max(image.max() for image in others) <= 84  # of 60
 
 
 class Rare(Tiny):
