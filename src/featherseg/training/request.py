@@ -75,10 +75,10 @@ class Request:
             recipe = recipe.model_copy(update={"loss": LossTable()})
         if self.first:
             minutes = recipe.train.minutes and FIRST_SHARE * recipe.train.minutes
-            update = {
-                "data": recipe.data.model_copy(update={"unlabelled": None}),
-                "train": recipe.train.model_copy(update={"minutes": minutes}),
-            }
+            # the last weights: few images to choose by may choose poor ones
+            train = recipe.train.model_copy(update={"minutes": minutes, "keep": "last"})
+            data = recipe.data.model_copy(update={"unlabelled": None})
+            update = {"data": data, "train": train}
             recipe = recipe.model_copy(update=update)
         return recipe
 
