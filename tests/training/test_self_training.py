@@ -126,13 +126,15 @@ def test_a_training_that_is_killed_anywhere_ends_as_the_uninterrupted_one(place,
 
 @pytest.mark.seconds
 def test_the_second_training_begins_anew_and_learns_the_masks_of_the_first(place):
-    begun = train(replace(asked(place), first=True), place / "begun", Silent())
+    first = train(replace(asked(place), first=True), place / "first", Silent())
     still = ("train.lr=1e-12", "train.backbone_lr=1e-12", "train.ema=0")
-    run, said = trained(place, *still, init=str(begun.path))
-    state, expected = run.model.state_dict(), begun.model.state_dict()
-    learned = [name for name, _ in run.model.named_parameters()]
-    assert all((state[name] - expected[name]).abs().max() < 1e-6 for name in learned)
-    first = load_run(run.path / FIRST)
+    plain = train(replace(asked(place, *still), first=True), place / "plain", Silent())
+    run, said = trained(place, *still, labeller=first.path)
+    states = [one.model.state_dict() for one in (run, plain, first)]
+    for name, _ in run.model.named_parameters():
+        state, begun, labeller = (state[name] for state in states)
+        assert (state - begun).abs().max() < 1e-6
+        assert (state - labeller).abs().max() > 1e-6
     assert run.info.loaded == first.info.loaded
     assert "3 images without masks labelled" in said
     assert "43% of the samples have pseudo-masks" in said
@@ -183,16 +185,21 @@ def test_pixels_that_are_not_sure_enough_are_ignored(place):
 
 @pytest.mark.seconds
 def test_images_without_masks_change_neither_class_weights_nor_the_length(place):
-    plain = train(
-        request("train.epochs=1", "loss.class_weights=auto", data=str(place / "dataset.toml")),
-        place / "plain",
-        Silent(),
+    settings = ("train.epochs=4", "train.validate_every=1", "loss.class_weights=auto")
+    plain, best = (
+        train(
+            request(*settings, f"train.keep={keep}", data=str(place / "dataset.toml")),
+            place / keep,
+            Silent(),
+        )
+        for keep in ("last", "best")
     )
-    more, _ = trained(place, "loss.class_weights=auto")
+    assert plain.weights_sha256 != best.weights_sha256
+    more, _ = trained(place, *settings)
     assert more.info.class_weights == plain.info.class_weights
     assert more.info.image_size == plain.info.image_size
     assert sorted(more.metrics()) == sorted(plain.metrics())
-    # the first is the training as it would be without them
+    # the first is the training as it would be without them, with its last weights
     assert load_run(more.path / FIRST).weights_sha256 == plain.weights_sha256
 
 
