@@ -8,7 +8,6 @@ from typing import Self
 
 from featherseg.fitting.halving import DECAY, Candidate
 from featherseg.fitting.plan import FitPlan
-from featherseg.training.request import FIRST_SHARE
 
 FED = 0.75
 """The least share of its planned time that the last training gets if another rung is begun."""
@@ -115,7 +114,6 @@ def last_deadline(plan: FitPlan, one: Candidate, ends: float, *, decay: bool = T
     )
 
 
-def first_deadline(deadline: Deadline, now: float) -> Deadline:
-    """Return when the first of two trainings is over, which share what a deadline leaves."""
-    left = deadline.ends + deadline.following - now
-    return replace(deadline, ends=now + FIRST_SHARE * left)
+def half_deadline(deadline: Deadline, now: float) -> Deadline:
+    """Return when the first half of what a deadline leaves for training is over."""
+    return replace(deadline, ends=(now + deadline.ends + deadline.following) / 2)

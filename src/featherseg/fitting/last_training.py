@@ -10,7 +10,7 @@ from featherseg.core.config import setting_texts
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Reporter
 from featherseg.core.wording import WarningText, counted
-from featherseg.fitting.clock import falling_steps, first_deadline, last_deadline
+from featherseg.fitting.clock import falling_steps, half_deadline, last_deadline
 from featherseg.fitting.halving import DECAY, MOST_CONSTANT, MOST_STEPS, Candidate
 from featherseg.fitting.plan import FinalTraining
 from featherseg.fitting.screening import forget_failure, refuse_untrained, segment_of
@@ -96,7 +96,7 @@ def train(state: FitState, winner: Candidate, job: FitJob, reporter: Reporter) -
             final,
             folder=masks_folder(out, winner, last.steps),
             until=last.first,
-            deadline=first_deadline(ending, time.monotonic()),
+            deadline=half_deadline(ending, time.monotonic()),
         )
         state = state.train([masks], job, reporter)
         trial = state.trial(masks.folder)
