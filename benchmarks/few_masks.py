@@ -9,8 +9,7 @@ ordered by their rarest class and by name, cut into as many parts, and one is dr
 seed. Five more are drawn for validation; all others have no mask. A way is `featherseg train
 --minutes M`, some with `--unlabelled`. Ways are chosen on `--judge val` (CamVid: its dev), and
 judged on `--judge test`. The rows are in tables/few_masks.jsonl, and the same command does what is
-missing. Rows with `self_training` are of other ways to use the images without masks, which
-few_masks.py of their commits has.
+missing. Ways that are not below were tried and left: few_masks.py of a row's commit has them.
 """
 
 import argparse
