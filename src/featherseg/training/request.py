@@ -77,8 +77,8 @@ class Request:
             minutes = recipe.train.minutes and FIRST_SHARE * recipe.train.minutes
             # the last weights: few images to choose by may choose poor ones
             train = recipe.train.model_copy(update={"minutes": minutes, "keep": "last"})
-            data = recipe.data.model_copy(update={"unlabelled": None})
-            update = {"data": data, "train": train}
+            masked = recipe.data.model_copy(update={"unlabelled": None})
+            update = {"data": masked, "train": train}
             recipe = recipe.model_copy(update=update)
         return recipe
 
