@@ -202,7 +202,10 @@ def _begin(request: Request, out: Path, reporter: Reporter, first: Run | None) -
     reporter.progress("opening model and data", 0, None)
     inputs = check_request(request, (lambda text: None) if first else on_message)
     if first:
-        on_message("the second training begins with the weights that the first began with")
+        on_message(
+            "the second training begins with the weights that the first began with, and changes "
+            "its images more than [augment] says: twice the colours, and blur and CutMix"
+        )
     reporter.progress("estimating the memory", 0, None)
     facts, recipe, memory_gb = resolve_but_length(inputs, on_message)
 

@@ -12,7 +12,7 @@ from featherseg.recipe.tables import LossTable, ModelTable, Recipe
 from featherseg.training.objects import NAMES_ALONE, Objects
 
 FIRST_SHARE = 1 / 3
-"""Share of `train.minutes` of the first of two trainings: the second begins anew, and sees more."""
+"""Share of `train.minutes` of the first of two trainings: the second has more images."""
 
 OBJECT_RECIPE = "frm-lite0"
 """The recipe of a model given as an object; its [model] table is replaced."""

@@ -135,10 +135,11 @@ class Augment(AugmentTable):
         Strong changes keep a model from repeating the faults of its own masks (ST++, Yang et al.,
         CVPR 2022; the values are ours). A recipe that keeps the colours keeps them here.
         """
-        colours = ("brightness", "contrast", "saturation")
         return self.model_copy(
-            update={key: min(1.0, 2 * getattr(self, key)) for key in colours}
-            | {
+            update={
+                "brightness": min(1.0, 2 * self.brightness),
+                "contrast": min(1.0, 2 * self.contrast),
+                "saturation": min(1.0, 2 * self.saturation),
                 "blur": max(STRONGER_BLUR, self.blur),
                 "cutmix": max(STRONGER_CUTMIX, self.cutmix),
             }
