@@ -75,7 +75,7 @@ WAYS = {
     "smoothed labels": Way(("loss.label_smoothing=0.1",)),
     "road first": Way(init="road"),
     "indoor first": Way(init="indoor"),
-    "images without masks, four of five": Way(unlabelled=True),
+    "images without masks, anew": Way(unlabelled=True),
 }
 
 
