@@ -36,7 +36,7 @@ FIRST, PSEUDO_MASKS, INDEX = "first_training", "pseudo_masks", "index.json"
 SURE = 230
 """Confidence (0..255) from which a pixel is labelled, whatever its class: 0.9."""
 
-SHARE = 0.8
+SHARE = 0.5
 """Largest share of the samples that have pseudo-masks."""
 
 LABELLING_SHARE = 0.1
