@@ -1289,7 +1289,7 @@ def test_a_way_is_judged_by_its_gain_over_images_and_seeds(load, tmp_path, capsy
     worse = runs.copy()
     worse[:, :, 1] = np.round(0.7 * worse[:, :, 1])  # of its hits three in ten are missing
     (tmp_path / "counts").mkdir()
-    better = "images without masks, four of five"
+    better = "images without masks, anew"
     for way, of_way, score in (("default", worse, 0.5), (better, runs, 0.6)):
         for seed in range(3):
             task = few_masks.task_of(way, plain.Source(f"toy-20-{seed}", "shapes"), 30.0, seed)
