@@ -2,7 +2,7 @@
 
     python benchmarks/few_masks.py DATASET... [--data-root PATH] [--masks 20] [--minutes 15]
                                    [--seeds 0] [--ways NAME...] [--judge val] [--jobs 2]
-    python benchmarks/few_masks.py DATASET... --table
+    python benchmarks/few_masks.py DATASET... --table [--draw FILE]
 
 DATASET is as for against_plain.py. Of its training images so many keep their masks: they are
 ordered by their rarest class and by name, cut into as many parts, and one is drawn from each by the
@@ -10,6 +10,7 @@ seed. Five more are drawn for validation; all others have no mask. A way is `fea
 --minutes M`, some with `--unlabelled`. Ways are chosen on `--judge val` (CamVid: its dev), and
 judged on `--judge test`. The rows are in tables/few_masks.jsonl, and the same command does what is
 missing. Ways that are not below were tried and left: few_masks.py of a row's commit has them.
+`--draw` draws what `--ways` have on test by the number of masks, after `--minutes`.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from featherseg.core.files import read_lines, write_text
 from featherseg.core.types import IGNORE
 from featherseg.data.datasets.dataset_toml import DatasetToml, toml_text
 from featherseg.data.images.palettes import color_text
+from featherseg.reports.charts import STYLE, Line, chart
 
 TABLE = Path(__file__).parent / "tables" / "few_masks.jsonl"
 VALIDATION = 5
@@ -173,6 +175,32 @@ def print_table(table: Path, labels: Sequence[str], title: str) -> None:
         print(line)
 
 
+def curve(table: Path, ways: Sequence[str], length: float) -> str:
+    """Return an SVG file of the mIoU on test by the number of masks: a line a dataset and way.
+
+    A point is the mean of its seeds.
+    """
+    scores: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for row in read_lines(table):
+        way = row["settings"]["way"]
+        if row["minutes"] == length and way in ways and not row["dataset"].endswith("-val"):
+            name, masks, _ = row["dataset"].rsplit("-", 2)
+            scores.setdefault((name, way), {}).setdefault(int(masks), []).append(row["score"])
+    lines = [
+        Line(
+            [(masks, 100 * float(np.mean(own[masks]))) for masks in sorted(own)],
+            "line miou" if way == ways[0] else "line loss",
+            name if way == ways[0] else f"{name}, {way}",
+        )
+        for (name, way), own in sorted(scores.items())
+    ]
+    title = f"mIoU on test by the number of masks, {length:g} minutes of one core"
+    width, height = size = 720, 360
+    drawn = chart("mIoU on test, %, by the number of masks", title, lines, size=size)
+    shape = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {shape}><style>{STYLE}</style>{drawn}</svg>\n'
+
+
 def main() -> None:
     """Train what is missing, and print the table."""
     parser = argparse.ArgumentParser(
@@ -189,6 +217,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/few-masks"))
     parser.add_argument("--rows", type=Path, default=TABLE, help="where finished rows are appended")
     parser.add_argument("--table", action="store_true", help="train nothing, print what is there")
+    parser.add_argument("--draw", type=Path, metavar="FILE", help="the SVG file of the curve")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     wanted = [
@@ -212,6 +241,8 @@ def main() -> None:
     for place, name in enumerate(asked.datasets):
         labels = [source.label for source in sources[place :: len(asked.datasets)]]
         print_table(asked.rows, labels, f"{name}, {asked.masks} masks, {asked.judge}")
+    if asked.draw:
+        write_text(asked.draw, curve(asked.rows, asked.ways, asked.minutes))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from itertools import count, product
 from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -1307,3 +1308,20 @@ def test_a_way_is_judged_by_its_gain_over_images_and_seeds(load, tmp_path, capsy
 
     few_masks.print_table(table, ["toy-20-0"], "one seed")
     assert "interval" not in capsys.readouterr().out
+
+
+def test_the_curve_has_the_mean_of_the_seeds_by_masks(load, tmp_path):
+    few_masks, plain, table = load("few_masks"), load("against_plain"), tmp_path / "rows.jsonl"
+    for label, length, score in (
+        ("toy-100-0", 30.0, 0.75),
+        ("toy-20-0", 30.0, 0.5),
+        ("toy-20-1", 30.0, 0.6),
+        ("toy-20-2-val", 30.0, 0.9),  # chosen by, not judged
+        ("toy-20-2", 15.0, 0.9),
+    ):
+        seed = int(label.split("-")[2])
+        task = few_masks.task_of("default", plain.Source(label, "shapes"), length, seed)
+        plain.append_line(table, asdict(task) | {"score": score})
+    drawn = few_masks.curve(table, ["default"], 30.0)
+    titles = [node.text for node in ElementTree.fromstring(drawn).iter() if "title" in node.tag]
+    assert titles[1:] == ["toy: 55.0, 75.0"]
