@@ -6,8 +6,8 @@
 
 DATASET is as for against_plain.py. Of its training images so many keep their masks: they are
 ordered by their rarest class and by name, cut into as many parts, and one is drawn from each by the
-seed. Five more are drawn for validation; the others are left out. A way is `featherseg train
---minutes M`. Ways are chosen on `--judge val` (CamVid: its dev), and
+seed. Five more are drawn for validation; all others have no mask. A way is `featherseg train
+--minutes M`, some with `--unlabelled`. Ways are chosen on `--judge val` (CamVid: its dev), and
 judged on `--judge test`. The rows are in tables/few_masks.jsonl, and the same command does what is
 missing. Ways that are not below were tried and left: few_masks.py of a row's commit has them.
 `--draw` draws what `--ways` have on test by the number of masks, after `--minutes`.
@@ -41,11 +41,15 @@ VALIDATION = 5
 
 @dataclass(frozen=True)
 class Way:
-    """A way to learn from few masks: a recipe, what it changes, a run that it begins with."""
+    """A way to learn from few masks: a recipe, what it changes, a run that it begins with.
+
+    unlabelled: Whether it learns from the images without masks too.
+    """
 
     changes: tuple[str, ...] = ()
     recipe: str = plain.MODEL
     init: str | None = None
+    unlabelled: bool = False
 
 
 STRONG = (
@@ -73,6 +77,7 @@ WAYS = {
     "smoothed labels": Way(("loss.label_smoothing=0.1",)),
     "road first": Way(init="road"),
     "indoor first": Way(init="indoor"),
+    "images without masks, anew": Way(unlabelled=True),
 }
 
 
@@ -89,7 +94,7 @@ def stratified(labels: Sequence[np.ndarray], count: int, seed: int) -> list[int]
 
 
 def write_few(source: Source, masks: int, seed: int, judge: str, out: Path) -> Source:
-    """Write the images as a dataset of their own."""
+    """Write the images as a dataset of their own, those without masks into `unlabelled`."""
     label = f"{source.label}-{masks}-{seed}" + "-val" * (judge == "val")
     folder = out.absolute() / label / "data"
     path = folder / "dataset.toml"
@@ -101,18 +106,20 @@ def write_few(source: Source, masks: int, seed: int, judge: str, out: Path) -> S
     chosen = stratified(labels, masks + VALIDATION, seed)
     val = np.random.default_rng(seed).choice(chosen, VALIDATION, replace=False).tolist()
     judged = source.open(tuned_on if judge == "val" else "test")
-    samples = {
-        "train": [data[index] for index in chosen if index not in val],
-        "val": [data[index] for index in val],
-        "test": [judged[index] for index in range(len(judged))],
-    }
+    samples = {"train": [], "val": [], "unlabelled": []}
+    for index in range(len(data)):
+        part = "val" if index in val else "train" if index in chosen else "unlabelled"
+        samples[part].append(data[index])
+    samples["test"] = [judged[index] for index in range(len(judged))]
     for part, images in samples.items():
-        for kind in ("images", "masks"):
-            (folder / kind / part).mkdir(parents=True)
         for sample in images:
             name = Path(part) / f"{sample.key.replace('/', '_')}.png"  # names tell the sequences
-            Image.fromarray(sample.image).save(folder / "images" / name)
-            Image.fromarray(sample.label).save(folder / "masks" / name)
+            file = folder / name if part == "unlabelled" else folder / "images" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(sample.image).save(file)
+            if part != "unlabelled":
+                (folder / "masks" / part).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(sample.label).save(folder / "masks" / name)
     toml = DatasetToml(
         name=label,
         images="images",
@@ -126,18 +133,21 @@ def write_few(source: Source, masks: int, seed: int, judge: str, out: Path) -> S
 
 
 class Bench(minutes.Bench):
-    """Tasks of `task_of`, some of which begin with a run."""
+    """Tasks of `task_of`, some of which begin with a run, or learn from images without masks."""
 
     def train(self, task: Task, source: Source, folder: Path, *more: str) -> None:
         way = WAYS[task.settings["way"]]
         begin = ["--init", way.init] if way.init else []
-        super().train(task, source, folder, *begin, *more)
+        unlabelled = Path(source.data).parent / "unlabelled"
+        without = ["--unlabelled", str(unlabelled)] if way.unlabelled else []
+        super().train(task, source, folder, *begin, *without, *more)
 
 
 def task_of(name: str, source: Source, length: float, seed: int) -> Task:
     """Return the training of a way."""
     way = WAYS[name]
     more: dict[str, Any] = {"way": name} | ({"init": way.init} if way.init else {})
+    more |= {"unlabelled": True} if way.unlabelled else {}
     return minutes.task_of(way.recipe, way.changes, "test", source, length, seed, **more)
 
 

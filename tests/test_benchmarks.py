@@ -1252,8 +1252,8 @@ def test_every_way_to_learn_from_few_masks_is_a_recipe(load):
     default = parse_recipe(read_recipe(ways["default"].recipe), ways["default"].changes)
     for name, way in ways.items():
         changed = parse_recipe(read_recipe(way.recipe), way.changes) != default
-        # a recipe of its own, a change or a run to begin with: one at least
-        assert changed or way.init or name == "default"
+        # a recipe of its own, a change, a run to begin with or images without masks: one at least
+        assert changed or way.init or way.unlabelled or name == "default"
         assert changed == bool(way.changes or way.recipe != ways["default"].recipe)
 
 
@@ -1266,15 +1266,20 @@ def test_few_masks_are_written_under_the_names_that_tell_sequences(load, tmp_pat
     assert written.label == "toy-2-0"
     folder = Path(written.data).parent
     parts = {
-        part: {path.stem for path in (folder / "images" / part).iterdir()}
-        for part in ("train", "val", "test")
+        part: {path.stem for path in (folder / place).iterdir()}
+        for part, place in (
+            ("train", "images/train"),
+            ("val", "images/val"),
+            ("test", "images/test"),
+            ("unlabelled", "unlabelled"),
+        )
     }
-    assert [len(parts[part]) for part in ("train", "val")] == [2, 5]
+    assert [len(parts[part]) for part in ("train", "val", "unlabelled")] == [2, 5, 2]
     own = {
         split: {key.replace("/", "_") for key in open_dataset(str(toml), split).keys}
         for split in ("train", "test")
     }
-    assert len(own["train"] & (parts["train"] | parts["val"])) == 7
+    assert parts["train"] | parts["val"] | parts["unlabelled"] == own["train"]
     assert parts["test"] == own["test"]
     assert {path.stem for path in (folder / "masks/train").iterdir()} == parts["train"]
 
@@ -1285,7 +1290,7 @@ def test_a_way_is_judged_by_its_gain_over_images_and_seeds(load, tmp_path, capsy
     worse = runs.copy()
     worse[:, :, 1] = np.round(0.7 * worse[:, :, 1])  # of its hits three in ten are missing
     (tmp_path / "counts").mkdir()
-    better = "samples by class"
+    better = "images without masks, anew"
     for way, of_way, score in (("default", worse, 0.5), (better, runs, 0.6)):
         for seed in range(3):
             task = few_masks.task_of(way, plain.Source(f"toy-20-{seed}", "shapes"), 30.0, seed)
@@ -1293,10 +1298,10 @@ def test_a_way_is_judged_by_its_gain_over_images_and_seeds(load, tmp_path, capsy
             keys = [f"test/drive_{number:03}" for number in range(72)]
             np.savez(task.counts(table), counts=of_way[seed], keys=keys)
     few_masks.print_table(table, [f"toy-20-{seed}" for seed in range(3)], "toy")
-    _, title, default, other = capsys.readouterr().out.splitlines()
+    _, title, default, unlabelled = capsys.readouterr().out.splitlines()
     assert title == "toy"
     assert default.split("default")[1].split() == ["51.00", "(50.00", "51.00", "52.00)"]
-    gain, interval = other.split("(60.00  61.00  62.00) ")[1].split(", with its interval ")
+    gain, interval = unlabelled.split("(60.00  61.00  62.00) ")[1].split(", with its interval ")
     assert gain == "+10.00"
     low, high = map(float, re.findall(r"[-+]\d+\.\d+", interval)[1:])
     assert 0 < low < high

@@ -39,15 +39,6 @@ def test_every_setting_of_an_older_run_is_found_again(old_run):
     assert recipe.model_dump(mode="json", exclude_unset=True) == renamed
 
 
-def test_a_run_that_learned_from_images_without_masks_or_teachers_loads(old_run):
-    run = old_run("camvid")
-    written = json.loads((run.path / "resolved.json").read_text())
-    written["recipe"]["data"]["unlabelled"] = "photos"
-    written["recipe"]["teacher"], written["teachers"] = {"runs": ["a"]}, []
-    (run.path / "resolved.json").write_text(json.dumps(written))
-    assert open_run(run.path).recipe == run.recipe
-
-
 def test_what_an_older_run_scored_is_counted_and_shown(old_run):
     run = old_run("camvid")
     assert times_scored(run, "test") >= 1

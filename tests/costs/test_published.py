@@ -271,14 +271,17 @@ def test_the_first_differences_are_shown_and_json_has_all(trained):
     assert {"key": "train.lr", "paper": 5e-3, "run": 0.3} in written
 
 
-def test_a_difference_is_short(trained):
+def test_a_difference_is_short_and_shows_no_folder_of_this_machine(trained):
     weights = [1.0 + i / 1000 for i in range(150)]
-    run = trained(f"loss.class_weights={weights}", "train.warmup_steps=0", "train.validate_every=6")
+    overrides = (f"loss.class_weights={weights}", 'data.unlabelled="/home/me/secret/photos/a"')
+    run = trained(*overrides, "train.warmup_steps=0", "train.validate_every=6")
     rows = {key: (paper, ours) for key, paper, ours in compare(run).difference_rows()}
     assert rows == {
         "loss.class_weights": ("none", "[1.0, 1.001, 1.002, 1.003, 1.004, 1.0..."),
+        "data.unlabelled": ("-", "photos/a"),
         "train.warmup_steps": ("1500", "0"),
     }
+    assert "secret" not in card(run)
 
 
 @pytest.mark.parametrize(

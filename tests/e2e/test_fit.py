@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from support.models.small_training import Silent
 import featherseg
 from featherseg.core.errors import ConfigError, ExportError, RunError
 from featherseg.fitting import delivery, watch
+from featherseg.runs.run import load_run
+from featherseg.training import job
 
 pytestmark = pytest.mark.slow
 
@@ -159,6 +162,31 @@ def test_a_file_over_the_limit_is_delivered_where_nobody_is_left_and_timed_again
     assert featherseg.evaluate(tmp_path / "away").miou == pytest.approx(
         found.facts["chosen"]["miou_test"], abs=1e-6
     )
+
+
+def test_the_chosen_model_learns_from_images_without_masks_too(tmp_path, monkeypatch):
+    yard = write_yard(tmp_path / "yard", splits="train = 0.6\nval = 0.2\ntest = 0.2")
+    (tmp_path / "photos").mkdir()
+    others = write_yard(tmp_path / "more", images=40).parent / "images"
+    for path in sorted(others.iterdir())[30:]:  # the first are those of the yard
+        shutil.copy(path, tmp_path / "photos")
+    out = tmp_path / "out"
+    begin_planned(yard, out, **ALONE, unlabelled=str(tmp_path / "photos"))
+    take(monkeypatch, lambda scale: 19.5)
+    heard, labelled = Silent(), []
+    label = job.record_data
+    monkeypatch.setattr(
+        job, "record_data", lambda *given: labelled.append(given[2:4]) or label(*given)
+    )
+    found = featherseg.fit(out=out, resume=True, progress=heard)
+    assert found.file.is_file()
+    run = load_run(out)
+    assert run.recipe.data.unlabelled == str(tmp_path / "photos")
+    *_, (masks, folder) = labelled
+    assert masks.path.name == f"{folder.name}-masks"
+    assert len(json.loads((folder / "pseudo_masks" / "index.json").read_text())["images"]) == 10
+    assert not (out / "pseudo_masks").exists()
+    assert run.info.loaded == masks.info.loaded
 
 
 def test_what_was_delivered_stays_where_more_hours_deliver_nothing(tmp_path, monkeypatch):

@@ -254,6 +254,31 @@ def test_a_last_training_that_was_begun_is_carried_out_to_the_letter(tmp_path):
     assert workers.execute.asked == [(SLOW.model, 8, 0, None), (SLOW.model, 10, 2, trial)]
 
 
+def test_with_images_without_masks_a_second_training_follows_the_one_on_the_masks(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(last_training, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+    segments = []
+
+    def execute(given, reporter):
+        segments.extend(given)
+        return [TrialRecord(one.steps, {one.steps: 0.5}) for one in given]
+
+    plan = fit_plan(hours=1.0, unlabelled="/photos")
+    kept = train_on(plan, tmp_path, Workers(execute, 1, 1), frm_lite0_light_1=trained(4))
+    constant, masks, final = segments
+    left = (3600 - 1000 - 30 - 2) / 0.2  # steps, a tenth of which is for labelling
+    assert final.steps == masks.steps == kept.finals[0].first == int((0.9 * left + 4) / 2)
+    assert masks.folder.name == f"frm-lite0-light-1-to-{final.steps}-masks"
+    assert (masks.source, masks.labeller) == (constant.folder, None)
+    assert (final.source, final.labeller) == (None, masks.folder)
+    assert set(final.overrides) - set(masks.overrides) == {'data.unlabelled="/photos"'}
+    assert masks.decay == final.decay > 0
+    assert masks.deadline.seconds_left(1000.0, 0.0) == final.deadline.seconds_left(1000.0, 0.0) / 2
+    train_on(kept, tmp_path, Workers(execute, 1, 1))  # it goes on alike
+    assert segments[-2].until == final.steps
+
+
 @pytest.mark.parametrize(("shares", "steps"), [(False, 503), (True, 2000)])
 def test_the_last_one_gets_the_steps_of_the_pace_that_it_has_alone(
     tmp_path, monkeypatch, shares, steps

@@ -162,6 +162,7 @@ VALUES: dict[str, Any] = {
     "data.val_split": "test",
     "loss.class_weights": [1.0, 3.0],
     "loss.options": {"factor": 2.0},
+    "data.unlabelled": "{images}",
     "train.minutes": 0.5,
     "train.optimizer": "sgd",
     "train.decay_steps": 4,

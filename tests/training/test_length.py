@@ -188,14 +188,14 @@ def test_a_rate_that_falls_for_longer_than_there_are_steps_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_length_is_said_in_words():
+def test_the_share_of_images_without_masks_is_said():
     recipe = parse_recipe(
         read_recipe("frm-lite0"), ["augment.crop=[64, 64]", "train.steps=75", "train.batch_size=4"]
     )
-    assert describe_length(recipe, 30, 7, 1.0) == (
-        "75 steps of 4 images, crops of 64x64: each of 30 images 10 times, about 75 s and 10 "
-        "validations of 7 images"
-    )
+    assert "each of 30 images 10 times," in describe_length(recipe, 30, 7, 1.0)
+    assert describe_length(recipe, 30, 7, 1.0).endswith("about 75 s and 10 validations of 7 images")
+    taught = describe_length(recipe, 30, 7, 1.0, 0.25)
+    assert "each of 30 images 7.5 times (25% of the samples have pseudo-masks)," in taught
 
 
 @pytest.mark.usefixtures("paced")

@@ -95,6 +95,13 @@ def fit(
             help="Follow the trainings there as well: tensorboard, mlflow, wandb.",
         ),
     ] = "",
+    unlabelled: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of images without masks: the chosen model labels them, and learns from "
+            "all in a second training."
+        ),
+    ] = None,
     show: Annotated[
         bool,
         typer.Option(
@@ -143,6 +150,7 @@ def fit(
         "--cluster": cluster,
         "--workers": workers,
         "--loggers": loggers or None,
+        "--unlabelled": unlabelled,
         "--latency": latency,
         "--confirm": confirm,
         "--format": format,
@@ -180,7 +188,9 @@ def fit(
 
     keep_freed_memory()
     followed = tuple(filter(None, loggers.split(",")))
-    settings = FitSettings(percentile, max_mib, data_root, device, cluster, workers, followed)
+    settings = FitSettings(
+        percentile, max_mib, data_root, device, cluster, workers, followed, unlabelled
+    )
     with TrainingProgress() as progress:
         result = featherseg.fit(
             data,

@@ -58,6 +58,13 @@ def train(
             "steps."
         ),
     ] = None,
+    unlabelled: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of images without masks. A first training, on the masks alone, labels "
+            "them; a second learns from all."
+        ),
+    ] = None,
     overrides: Overrides = None,
     device: TrainingDevice = None,
     resume: Annotated[
@@ -97,6 +104,7 @@ def train(
     options = {
         "data.root": ("--data-root", data_root),
         "train.minutes": ("--minutes", minutes),
+        "data.unlabelled": ("--unlabelled", unlabelled),
         "train.device": ("--device", device),
     }
     settings = check_settings(overrides, {"data.name": ("--data", data), **options})

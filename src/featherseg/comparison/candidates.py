@@ -206,8 +206,8 @@ def _settings(run: Run) -> dict[str, Any]:
     # The images identify the data, so its folder does not count
     if fingerprint := read_fingerprint(run.path / DATA):
         flat["data.images"] = fingerprint.learned
-        name = flat["data.name"]
-        flat["data.name"] = Path(name).name if os.path.isabs(name) else name
+        for key in ("data.name", "data.unlabelled"):
+            flat[key] = Path(flat[key]).name if os.path.isabs(flat[key] or "") else flat[key]
 
     # What training resolved itself follows from equal settings, or from the machine
     ignored = FREE | set(run.info.found or ())

@@ -39,7 +39,7 @@ from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, SegmentationData, Size, as_size
 from featherseg.core.wording import SELECTED, counted
 from featherseg.data import LabelledImages
-from featherseg.data.cache.fingerprint import TEST, groups_of
+from featherseg.data.cache.fingerprint import TEST, groups_of, read_fingerprint
 from featherseg.data.datasets.statistics import refuse_unlabelled, typical_size
 from featherseg.evaluation.bootstrap import (
     MIN_RUNS,
@@ -54,7 +54,7 @@ from featherseg.evaluation.scoring import Scores, check_classes, evaluate
 from featherseg.inference.settings import InferenceSettings, check_panoptic, own_settings
 from featherseg.layers.sizes import resize_factor, scaled_size
 from featherseg.reports.record import check_recordable, log_evaluation
-from featherseg.runs.run import Run, not_a_run
+from featherseg.runs.run import DATA, Run, not_a_run
 
 MOST_FILES = 12
 """Most files that are compared pair by pair; with more, the pairs are too many to read."""
@@ -198,6 +198,7 @@ class _Plan:
     Args:
         trained_on: images of `images` that a run was trained on (`learned_from`).
         selected: whether a choice by these scores is selected on these images.
+        doubts: how the images differ from those of a run, as texts.
         changed_inference: inference settings that differ from a run's validation, as text.
     """
 
@@ -206,6 +207,7 @@ class _Plan:
     settings: Mapping[Path, InferenceSettings]
     trained_on: Mapping[Path, Mapping[str, str]]
     selected: Mapping[Path, bool]
+    doubts: Sequence[str]
     changed_inference: str
 
 
@@ -237,7 +239,7 @@ def _plan(
     )
 
     # What the candidates know of them
-    trained_on = dict[Path, Mapping[str, str]]()
+    trained_on, doubts = dict[Path, Mapping[str, str]](), list[str]()
     for one in candidates:
         check_classes(one.runtime, images)
         if run := one.recorded_run:
@@ -246,6 +248,9 @@ def _plan(
             continue
         trained_on[one.path] = learned_from(one.run, images, labelled)
         refuse_as_test(one.run, trained_on[one.path], images, labelled.split)
+        if fingerprint := read_fingerprint(one.run.path / DATA):
+            differences = fingerprint.score_warnings(images, f"{images.name} {labelled.split}")
+            doubts += [f"{one.name}: {difference}" for difference in differences]
     selected = {
         one.path: labelled.split != TEST or _selected_on(one.run, labelled) for one in candidates
     }
@@ -261,7 +266,7 @@ def _plan(
             check_panoptic(settings[one.path])
         if settings[one.path] != own_settings(one.runtime):
             changed[str(settings[one.path])] = None
-    return _Plan(labelled, images, settings, trained_on, selected, "; ".join(changed))
+    return _Plan(labelled, images, settings, trained_on, selected, doubts, "; ".join(changed))
 
 
 def _cautions(
@@ -274,7 +279,7 @@ def _cautions(
     by_file: bool,
 ) -> list[str]:
     """Return what limits the figures, a sentence each, without a full stop."""
-    texts = cautions(candidates, plan.trained_on, len(plan.images))
+    texts = [*cautions(candidates, plan.trained_on, len(plan.images)), *plan.doubts]
 
     # Choosing by these images
     if any(plan.selected.values()):

@@ -36,7 +36,7 @@ def with_old_recipe(values: Any) -> Any:
     """Return a run's record with the keys of older recipes as today's.
 
     A recipe without a rule for splits by share gets the rule of then, `train.tensorboard` becomes
-    `train.loggers`, and what acted only in training is left out: teachers, images without masks.
+    `train.loggers`, and teachers, which taught only in training, are left out.
     """
     match values:
         case {"recipe": {"data": {"split_by": "sequence", **others}, **recipe}}:
@@ -49,9 +49,6 @@ def with_old_recipe(values: Any) -> Any:
     match values:
         case {"recipe": {"teacher": _, **recipe}, "teachers": _, **others}:
             values = {**others, "recipe": recipe}
-    match values:
-        case {"recipe": {"data": {"unlabelled": _, **data}, **recipe}}:
-            values = {**values, "recipe": {**recipe, "data": data}}
     match values:
         case {"recipe": {"train": {"tensorboard": bool(on), **others}, **recipe}}:
             train = {**others, "loggers": ["tensorboard"] if on else []}

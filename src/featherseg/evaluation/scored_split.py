@@ -182,9 +182,10 @@ def _seen_in_training(run: Run, data: SegmentationData, split: str) -> tuple[boo
         return False, ()
     seen = fingerprint.trained_on(data)
     refuse_as_test(run, seen, data, split)
-    if not seen:
-        return False, ()
-    return True, (f"{overlap_message(run, seen, data)}: that says nothing of other images",)
+    notes = fingerprint.score_warnings(data, f"{data.name} {split}")
+    if seen:
+        notes = [f"{overlap_message(run, seen, data)}: that says nothing of other images", *notes]
+    return bool(seen), tuple(notes)
 
 
 def times_scored(run: Run, split: str, data: str | None = None) -> int:

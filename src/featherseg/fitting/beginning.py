@@ -40,7 +40,8 @@ from featherseg.fitting.watch import watching_seconds
 from featherseg.training import Request
 from featherseg.training.check import check_request, check_trackers, refuse_one_class
 from featherseg.training.job import resolve_but_length
-from featherseg.training.open import Inputs
+from featherseg.training.objects import NAMES_ALONE
+from featherseg.training.open import Inputs, open_unlabelled
 from featherseg.training.timing import time_step, time_validation
 
 STEPS_TIMED = 0.02
@@ -242,6 +243,7 @@ def open_data(config: FitConfig, measured: MeasuredLatency | None, job: FitJob) 
     opened = {part: splits.open(name) for part, name in names.items()}
     refuse_one_class(opened["train"])
     refuse_copies(config.data, opened)
+    _check_unlabelled(config, splits, opened)
     for number, (part, data) in enumerate(opened.items()):
         job.reporter.progress(f"reading masks and images of {part}", number, len(opened))
         look_at(data, f"{config.data} {part}", config.hours)
@@ -390,6 +392,17 @@ def check_loggers(config: FitConfig) -> None:
     """Raise ConfigError or MissingExtra if its loggers cannot be used: each training would fail."""
     loggers = setting_texts({"train.loggers": config.loggers})
     check_trackers(Request(MODELS[0], overrides=loggers).read()[1])
+
+
+def _check_unlabelled(
+    config: FitConfig, splits: Splits, opened: dict[str, SegmentationData]
+) -> None:
+    """Raise what opening the images without masks raises."""
+    if config.unlabelled:
+        keys = {f"data.{key}": value for key, value in splits.settings.items()}
+        texts = setting_texts(keys | {"data.unlabelled": config.unlabelled})
+        recipe = Request(MODELS[0], overrides=texts).read()[1]
+        open_unlabelled(recipe, opened["train"], opened["val"], NAMES_ALONE)
 
 
 def _size_to_predict(config: FitConfig, typical: Size, measured: MeasuredLatency | None) -> Size:

@@ -112,3 +112,8 @@ def last_deadline(plan: FitPlan, one: Candidate, ends: float, *, decay: bool = T
     return Deadline(
         ends, one.step_seconds, plan.delivering + (2 if decay else 1) * plan.validating, decay
     )
+
+
+def half_deadline(deadline: Deadline, now: float) -> Deadline:
+    """Return when the first half of what a deadline leaves for training is over."""
+    return replace(deadline, ends=(now + deadline.ends + deadline.following) / 2)

@@ -43,6 +43,7 @@ from featherseg.reports.card import write_card
 from featherseg.reports.evaluate import evaluate
 from featherseg.reports.run_report import write_report
 from featherseg.runs.run import EVALUATIONS, open_run, write_info
+from featherseg.training.self_training import PSEUDO_MASKS
 from featherseg.training.trackers import TRACKERS
 
 BUNDLE = "measure.zip"
@@ -164,7 +165,8 @@ def _draft_run(
     plan, last = state.plan, state.plan.final(winner)
     assert last is not None
     remove_tree(draft := job.out / TRIALS / DRAFT)
-    copy_run(run, draft, but=(TRACKERS,))  # OUT has its own, of the run above the trials
+    # OUT has its own trackers, of the run above the trials; no training goes on there
+    copy_run(run, draft, but=(TRACKERS, PSEUDO_MASKS))
     changes, miou_val = dict[str, Any](fitted=True), state.trial(run).score_at(last.reached)
     if winner.name in plan.shrunk:
         resize, recipe = plan.resize_at(plan.shrunk[winner.name]), open_run(draft).recipe

@@ -61,6 +61,7 @@ USUAL: dict[str, Any] = {
     "data_root": None,
     "device": "auto",
     "loggers": (),
+    "unlabelled": None,
 }
 """The defaults of a new fit. In a call None stands for them, because a resumed fit keeps its
 own."""
@@ -90,6 +91,8 @@ class FitSettings:
         workers: Candidates that train at once there; None: one a machine.
         loggers: Where its trainings are followed, as `train.loggers` of a recipe; they stand under
             one run there.
+        unlabelled: A folder of images without masks: the chosen model labels them, and learns from
+            all in a second training.
 
     Raises:
         ConfigError: A value is out of range.
@@ -102,6 +105,7 @@ class FitSettings:
     cluster: str | None = None
     workers: int | None = None
     loggers: tuple[str, ...] = ()
+    unlabelled: str | Path | None = None
 
     def __post_init__(self) -> None:
         check_limits(self.percentile, self.max_mib)
@@ -180,6 +184,7 @@ def fit(
         "data_root": settings.data_root,
         "device": None if settings.device == "auto" else settings.device,
         "loggers": settings.loggers or None,
+        "unlabelled": settings.unlabelled and whole_path(settings.unlabelled),
     }
 
     # Whether there is a fit to go on with, or room for a new one

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from featherseg.core.config import setting_texts
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Reporter
 from featherseg.core.wording import WarningText, counted
-from featherseg.fitting.clock import falling_steps, last_deadline
+from featherseg.fitting.clock import falling_steps, half_deadline, last_deadline
 from featherseg.fitting.halving import DECAY, MOST_CONSTANT, MOST_STEPS, Candidate
 from featherseg.fitting.plan import FinalTraining
 from featherseg.fitting.screening import forget_failure, refuse_untrained, segment_of
 from featherseg.fitting.state import FitJob, FitState, Undelivered
-from featherseg.fitting.trials import Segment, final_folder, trial_folder
+from featherseg.fitting.trials import Segment, final_folder, masks_folder, trial_folder
+from featherseg.training.self_training import LABELLING_SHARE
 
 ALONE = 0.05
 """The share of the last training's time in which its steps are timed, if it shared its machine
@@ -30,6 +32,7 @@ def train(state: FitState, winner: Candidate, job: FitJob, reporter: Reporter) -
     It trains at its constant rate; then a copy trains at a falling one and cannot go on. The number
     of steps follows from the time that is left when it begins, and stands in the plan from then on.
     If steps take longer than planned, the clock ends both, and the plan gets the reached steps.
+    With images without masks the copy labels them, and a second training of as many steps follows.
 
     Args:
         reporter: Gets what is reported while it trains.
@@ -78,6 +81,7 @@ def train(state: FitState, winner: Candidate, job: FitJob, reporter: Reporter) -
         )
 
     # A copy at a falling rate
+    ending = last_deadline(state.plan, winner, ends, decay=False)
     final = replace(
         constant,
         folder=final_folder(out, winner, last.steps),
@@ -85,8 +89,27 @@ def train(state: FitState, winner: Candidate, job: FitJob, reporter: Reporter) -
         decay=last.decay,
         source=constant.folder if last.constant else None,
         until=last.stopped,
-        deadline=last_deadline(state.plan, winner, ends, decay=False),
+        deadline=ending,
     )
+    if unlabelled := state.plan.config.unlabelled:
+        masks = replace(
+            final,
+            folder=masks_folder(out, winner, last.steps),
+            until=last.first,
+            deadline=half_deadline(ending, time.monotonic()),
+        )
+        state = state.train([masks], job, reporter)
+        trial = state.trial(masks.folder)
+        if math.isnan(trial.score_of(masks)):
+            refuse_untrained(state, job, [masks])
+            return _failed(state, winner, masks)
+        if last.first is None:
+            begun = replace(last, first=trial.step)
+            state, last = _with_final(state, out, last, begun), begun
+        reporter.message(f"{winner.name} labels images without masks, and learns from all")
+        more = setting_texts({"data.unlabelled": unlabelled})
+        overrides = (*final.overrides, *more)
+        final = replace(final, source=None, labeller=masks.folder, overrides=overrides)
     state = state.train([final], job, reporter)
     if math.isnan(state.trial(final.folder).score_of(final)):
         refuse_untrained(state, job, [final])
@@ -120,7 +143,10 @@ def _plan_steps(
             return _failed(state, winner, timed)
     left = planned_end - time.monotonic() - (0 if trial.step else plan.opening)
     pace = trial.pace(shared) or winner.step_seconds
-    more = max(0 if trial.step else 1, int(left / pace))  # with 0 it is delivered as it is
+    more = int(left / pace)
+    if plan.config.unlabelled:  # the second training has all steps, and labelling takes its time
+        more = int(((1 - LABELLING_SHARE) * left / pace - trial.step) / 2)
+    more = max(0 if trial.step else 1, more)  # with 0 it is delivered as it is
     steps = min(trial.step + more, MOST_STEPS)
     decay = min(int(DECAY * steps), steps - trial.step)
 

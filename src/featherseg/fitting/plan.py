@@ -55,6 +55,7 @@ class FitConfig:
     image_size: Size | None
     device: str
     loggers: tuple[str, ...] = ()
+    unlabelled: str | None = None
 
     def __post_init__(self) -> None:
         check_limits(self.percentile, self.max_mib)
@@ -119,6 +120,7 @@ class FinalTraining:
         steps: All its steps.
         decay: Those of them at a falling rate.
         stopped: The step after which the hours ended it, None if it reached its steps.
+        first: The step after which the training on the masks alone ended, with `unlabelled`.
     """
 
     candidate: str
@@ -126,6 +128,7 @@ class FinalTraining:
     steps: Steps
     decay: int
     stopped: Steps | None = None
+    first: Steps | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay <= self.steps:
@@ -220,7 +223,7 @@ class FitPlan:
             if value is None or value == planned:
                 continue
             # One folder has many spellings
-            is_place = key in ("data", "data_root") and planned
+            is_place = key in ("data", "data_root", "unlabelled") and planned
             if is_place and os.path.abspath(value) == os.path.abspath(planned):
                 continue
             if key == "image_size":

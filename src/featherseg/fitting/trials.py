@@ -59,6 +59,7 @@ class Segment:
         steps: The step up to which it trains, from its start.
         decay: The last steps at a falling rate.
         source: The trial whose state it begins with, None for its own.
+        labeller: The run that labels images without masks, see `Request.labeller`.
         group: The folder of the fit.
         until: The step after which its clock stopped it before, if that is known.
         deadline: When it must stop whatever the step, None for never.
@@ -70,6 +71,7 @@ class Segment:
     steps: int
     decay: int = 0
     source: Path | None = None
+    labeller: Path | None = None
     group: Path | None = None
     until: int | None = None
     deadline: Deadline | None = None
@@ -283,8 +285,12 @@ def _over_ray(
     )
     waiting = {}
     for number, segment in enumerate(segments):
-        source = None if segment.source is None else segment.source.resolve()
-        there_too = replace(segment, folder=segment.folder.resolve(), source=source)
+        there_too = replace(
+            segment,
+            folder=segment.folder.resolve(),
+            source=segment.source and segment.source.resolve(),
+            labeller=segment.labeller and segment.labeller.resolve(),
+        )
         if segment.deadline is not None:  # machines have no other clock in common
             there_too = replace(
                 there_too, deadline=segment.deadline.moved(time.time() - time.monotonic())
@@ -363,7 +369,11 @@ def train_segment(segment: Segment, reporter: Reporter) -> TrialRecord:
     try:
         overrides = (*segment.overrides, *lengths)
         request = Request(
-            segment.recipe, overrides=overrides, group=segment.group, ends=counting.is_last
+            segment.recipe,
+            overrides=overrides,
+            labeller=segment.labeller,
+            group=segment.group,
+            ends=counting.is_last,
         )
         train(request, folder, counting, resume=True)
     # ConfigError: too little memory for it
@@ -394,6 +404,12 @@ def final_folder(out: Path, one: Candidate, steps: int) -> Path:
     return trial.with_name(f"{trial.name}-to-{steps}")
 
 
+def masks_folder(out: Path, one: Candidate, steps: int) -> Path:
+    """Return the folder of the training on the masks alone that comes before its last one."""
+    final = final_folder(out, one, steps)
+    return final.with_name(f"{final.name}-masks")
+
+
 def copy_run(source: Path, to: Path, but: tuple[str, ...] = ()) -> None:
     """Copy a run folder. The file that makes it a run comes last: a kill leaves no half run.
 
@@ -402,10 +418,12 @@ def copy_run(source: Path, to: Path, but: tuple[str, ...] = ()) -> None:
     to.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.rglob("*"), key=lambda path: path.name == RESOLVED):
         place = to / path.relative_to(source)
+        if not {SECONDS, FAILED, ".lock", *but}.isdisjoint(path.relative_to(source).parts):
+            continue
         if path.is_dir():
             if place.is_symlink():
                 place.unlink()
             place.mkdir(exist_ok=True)
-        elif path.is_file() and path.name not in (SECONDS, FAILED, ".lock", *but):
+        elif path.is_file():
             with path.open("rb") as file:
                 write_atomic(place, partial(shutil.copyfileobj, file))

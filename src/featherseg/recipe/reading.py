@@ -134,12 +134,13 @@ def _absolute(place: str) -> str:
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
     """Return the recipe with absolute paths of its data, valid in every folder."""
-    name, root = recipe.data.name, recipe.data.root
+    name, root, unlabelled = recipe.data.name, recipe.data.root, recipe.data.unlabelled
     paths = {
         "name": (_absolute(name) if is_remote(name) else str(own_path(name)))
         if is_own(name)
         else name,
         "root": None if root is None else _absolute(root),
+        "unlabelled": None if unlabelled is None else _absolute(unlabelled),
     }
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=paths)})
 

@@ -95,6 +95,8 @@ class DataTable(Config):
     """Number of training images; unset: all."""
     val_size: Positive | None = None
     """Number of validation images; unset: all."""
+    unlabelled: str | None = None
+    """A folder of images without masks, which a first training labels; `--unlabelled`."""
     workers: Annotated[int, Field(ge=0, le=1024)] | None = None
     """Processes that load images; unset: by the number of cores."""
     test_resize: ResizeTo | None = None

@@ -60,6 +60,11 @@ def card(run: Run, address: str = "", picture: str = "") -> str:
             initial = f"{initial}; {terms}"
         lines += [
             f"- Started from: {_text(initial)}",
+            *(
+                ["- Images without masks: labelled by a first training on the masks alone"]
+                if recipe.data.unlabelled
+                else []
+            ),
             f"- Settings: {length}, batch {train.batch_size}, seed {train.seed}, "
             f"{train.precision}; all of them in resolved.json",
             *_prepared_data(run),

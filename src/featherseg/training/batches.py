@@ -18,6 +18,7 @@ from featherseg.core.errors import ConfigError, RunError
 from featherseg.core.machine import pick_device, usable_cores
 from featherseg.core.types import OnMessage, SegmentationData
 from featherseg.core.wording import counted
+from featherseg.data.datasets.unlabelled import PseudoMasks
 from featherseg.data.panoptic.targets import panoptic_targets
 from featherseg.data.pipeline.augmentation import Augment
 from featherseg.data.pipeline.loader import (
@@ -46,6 +47,7 @@ class Sampling:
 
     class_uniform: ClassUniform | None = None
     rare: RareClasses | None = None
+    pseudo: PseudoMasks | None = None
 
 
 UNIFORM = Sampling()
@@ -69,9 +71,13 @@ def write_class_points(
         find_rare_classes(data).save(out / RARE_CLASSES)
 
 
-def open_sampling(out: Path, recipe: Recipe, data: SegmentationData) -> Sampling:
+def open_sampling(
+    out: Path, recipe: Recipe, data: SegmentationData, pseudo: PseudoMasks | None
+) -> Sampling:
     """Return how the samples of a run are drawn, from its folder. Raises RunError."""
-    return Sampling(open_class_uniform(out, recipe, data), open_rare_classes(out, recipe, data))
+    return Sampling(
+        open_class_uniform(out, recipe, data), open_rare_classes(out, recipe, data), pseudo
+    )
 
 
 def open_rare_classes(out: Path, recipe: Recipe, data: SegmentationData) -> RareClasses | None:
@@ -156,6 +162,7 @@ def open_batches(
         targets,
         before,
         sampling.rare,
+        sampling.pseudo,
     )
     workers = loader_workers(recipe)
     if workers and start_method() != "fork":

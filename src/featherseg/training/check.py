@@ -22,6 +22,7 @@ from featherseg.training.open import (
     Inputs,
     open_data,
     open_model,
+    open_unlabelled,
     set_image_range,
 )
 from featherseg.training.optimisers import optimiser_of, parameter_groups
@@ -64,6 +65,12 @@ def check_request(request: Request, on_message: OnMessage) -> Inputs:
     check_instances(recipe, model, train, request.objects)
     if not model.panoptic and request.objects.loss is None:
         refuse_one_class(train)
+    if recipe.data.unlabelled and model.panoptic:
+        raise ConfigError(
+            f"{recipe.model.name} is panoptic, and pseudo-masks have no objects. Leave out "
+            "--unlabelled."
+        )
+    unlabelled = open_unlabelled(recipe, train, val, request.objects)
     image_range = set_image_range(train, model, on_message)
     return Inputs(
         file,
@@ -74,6 +81,7 @@ def check_request(request: Request, on_message: OnMessage) -> Inputs:
         loaded,
         image_range,
         request.objects,
+        unlabelled,
     )
 
 

@@ -18,6 +18,7 @@ from featherseg.core.files import (
 from featherseg.reports.progress import PROGRESS
 from featherseg.runs.run import BATCH, CHECKPOINT, DATA, ENVIRONMENT, LABELS, METRICS, RESOLVED
 from featherseg.training.batches import CLASS_POINTS, RARE_CLASSES
+from featherseg.training.self_training import FIRST
 
 TENSORBOARD, WANDB, TRACKERS = "tensorboard", "wandb", "trackers.json"
 
@@ -36,7 +37,7 @@ def refuse_existing(out: Path, *, resume: bool = False) -> None:
 
     What a killed training left before its first step may be overwritten.
     """
-    if resume and (out / RESOLVED).is_file():
+    if resume and _is_begun(out):
         return
     names = {path.name for path in out.iterdir()} if out.is_dir() else set()
     leftover = LOCK in names and all(
@@ -68,8 +69,13 @@ def lock_folder(out: Path, *, resume: bool) -> Iterator[None]:
         try:
             yield
         finally:
-            if is_new and not (out / RESOLVED).is_file():  # refused: leave no folder behind
+            if is_new and not _is_begun(out):  # refused: leave no folder behind
                 shutil.rmtree(out, ignore_errors=True)  # Windows keeps the lock file while locked
+
+
+def _is_begun(out: Path) -> bool:
+    """Whether a folder is a run, or has the first run of a self-training."""
+    return any((folder / RESOLVED).is_file() for folder in (out, out / FIRST))
 
 
 def remove_unbegun(out: Path) -> None:

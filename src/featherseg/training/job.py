@@ -12,9 +12,10 @@ import torch
 from featherseg.core.errors import ConfigError, DataNotFound, RunError
 from featherseg.core.files import append_line
 from featherseg.core.machine import computes_bf16, pick_device, this_rank
-from featherseg.core.types import OnMessage, Reporter
+from featherseg.core.types import OnMessage, Reporter, SegmentationData
 from featherseg.core.wording import WarningText
 from featherseg.data.datasets.statistics import largest_size, typical_size
+from featherseg.data.datasets.unlabelled import PseudoMasks
 from featherseg.layers.normalise import FULL_RANGE
 from featherseg.recipe.tables import Recipe
 from featherseg.runs.run import CHECKPOINT, DATA, METRICS, RESOLVED, Run, open_run, write_info
@@ -40,15 +41,17 @@ from featherseg.training.open import (
     begin_run,
     open_data,
     open_model,
+    open_unlabelled,
     record_data,
     warn_of_scores,
 )
-from featherseg.training.request import Request
+from featherseg.training.request import FIRST_SHARE, Request
 from featherseg.training.resolve import (
     DataFacts,
     Facts,
     MachineFacts,
     Speed,
+    TooFewMinutes,
     TrainingPlan,
     count_steps,
     emulation_warnings,
@@ -66,27 +69,33 @@ from featherseg.training.resume import (
     read_checkpoint,
     resumed_recipe,
 )
+from featherseg.training.self_training import FIRST, LABELLING_SHARE, open_pseudo_masks
 from featherseg.training.timing import estimate_step, measure_speed, time_validation
 
 
 def train(request: Request, out: Path, reporter: Reporter, *, resume: bool = False) -> Run:
     """Train as requested and write the run folder `out`; with `resume` continue the run in it.
 
+    With `data.unlabelled` a first training comes before it, as `self_training` says.
+
     Raises:
         FeathersegError: the request cannot be right; nothing was written.
         RunError: `out` exists (without `resume`), or another process trains in it.
     """
     if this_rank():
+        if request.recipe is not None and not (out / RESOLVED).is_file():
+            _train_first(request, out, reporter)
         wait_for_rank_zero(out)
         return _continue(out, request, reporter, resume=resume)
     with lock_folder(out, resume=resume):
         if (out / RESOLVED).is_file():
             run = _continue(out, request, reporter, resume=resume)
         else:
-            if resume:
+            if resume and not (out / FIRST).is_dir():
                 reporter.message(f"there is no run at {out} yet: starting a new one")
             try:
-                training = _begin(request, out, reporter)
+                first = _train_first(request, out, reporter)
+                training = _begin(request, out, reporter, first)
                 if resume:
                     _note_resume(training, None, reporter.message)
                 run = _run(training, reporter, request, resume_from=None)
@@ -97,11 +106,35 @@ def train(request: Request, out: Path, reporter: Reporter, *, resume: bool = Fal
         return run
 
 
+def _train_first(request: Request, out: Path, reporter: Reporter) -> Run | None:
+    """Return the finished first run of a training with images without masks, None without them."""
+    if request.recipe is None and (out / FIRST / RESOLVED).is_file():
+        raise ConfigError(
+            f"{out} has only its first training so far, on the masks alone. Give the whole command "
+            "again, with --resume."
+        )
+    if request.first or request.read()[1].data.unlabelled is None:
+        return None
+    if request.labeller:
+        return open_run(request.labeller)
+    if not this_rank():
+        check_request(request, lambda text: None)  # before the long work
+        reporter.message(
+            f"two trainings: the first, {out / FIRST}, learns from the masks alone and labels the "
+            "other images; the second learns from all"
+        )
+    begun = (out / FIRST / RESOLVED).is_file()
+    try:
+        return train(replace(request, first=True), out / FIRST, reporter, resume=begun)
+    except TooFewMinutes as error:
+        raise TooFewMinutes(*error.of_one, share=FIRST_SHARE) from None
+
+
 def plan_training(request: Request, out: Path, on_message: OnMessage) -> TrainingPlan:
     """Resolve and check a request as `train` does, and write nothing.
 
     With `train.minutes` the number of steps is an estimate: a training measures its own steps, and
-    counts the time for class weights. Raises what `train` raises.
+    counts the time for class weights and pseudo-masks. Raises what `train` raises.
     """
     refuse_existing(out)
     inputs = check_request(request, on_message)
@@ -118,6 +151,8 @@ def plan_training(request: Request, out: Path, on_message: OnMessage) -> Trainin
     opening, image_seconds = time_validation(model, recipe, val)
     validation_seconds = opening + len(val) * image_seconds
     elapsed = time.monotonic() - request.began
+    if inputs.unlabelled:
+        elapsed += 60 * (FIRST_SHARE + LABELLING_SHARE) * (inputs.recipe.train.minutes or 0)
     facts = replace(facts, speed=Speed(step_seconds, validation_seconds, elapsed))
 
     recipe = resolve(inputs.recipe, facts)
@@ -127,7 +162,7 @@ def plan_training(request: Request, out: Path, on_message: OnMessage) -> Trainin
     minutes = None
     if step_seconds is not None:
         minutes = (steps * step_seconds + validations * validation_seconds) / 60
-    return TrainingPlan(recipe, steps, validations, memory_gb, minutes)
+    return TrainingPlan(recipe, steps, validations, memory_gb, minutes, bool(inputs.unlabelled))
 
 
 def resolve_but_length(inputs: Inputs, on_message: OnMessage) -> tuple[Facts, Recipe, float | None]:
@@ -139,7 +174,13 @@ def resolve_but_length(inputs: Inputs, on_message: OnMessage) -> tuple[Facts, Re
     # Keys of datasets given as objects may be mere numbers: equal ones say nothing
     shared = objects.data is None and not set(inputs.train.keys).isdisjoint(inputs.val.keys)
     facts = Facts(
-        DataFacts(len(inputs.train), len(inputs.val), typical_size(inputs.train), shared),
+        DataFacts(
+            len(inputs.train),
+            len(inputs.val),
+            typical_size(inputs.train),
+            shared,
+            len(inputs.unlabelled or ()),
+        ),
         _machine_facts(inputs.recipe),
         from_scratch=not inputs.loaded and objects.model is None,  # an object may bring weights
     )
@@ -155,17 +196,22 @@ def resolve_but_length(inputs: Inputs, on_message: OnMessage) -> tuple[Facts, Re
     return facts, recipe, check_memory(memory, recipe, on_message)
 
 
-def _begin(request: Request, out: Path, reporter: Reporter) -> Training:
+def _begin(request: Request, out: Path, reporter: Reporter, first: Run | None) -> Training:
     """Check and resolve a request, and begin its run folder."""
     on_message = reporter.message
     reporter.progress("opening model and data", 0, None)
-    inputs = check_request(request, on_message)
+    inputs = check_request(request, (lambda text: None) if first else on_message)
+    if first:
+        on_message(
+            "the second training begins with the weights that the first began with, and changes "
+            "its images more than [augment] says: twice the colours, and blur and CutMix"
+        )
     reporter.progress("estimating the memory", 0, None)
     facts, recipe, memory_gb = resolve_but_length(inputs, on_message)
 
     # Every image and mask is read before the minutes that are left are measured
     reporter.progress("reading images and masks", 0, None)
-    record = record_data(inputs, recipe, out, on_message)
+    record = record_data(inputs, recipe, first, out, reporter)
     reporter.progress("timing steps", 0, None)
     speed = measure_speed(
         recipe,
@@ -180,7 +226,8 @@ def _begin(request: Request, out: Path, reporter: Reporter) -> Training:
 
     recipe = resolve(inputs.recipe, facts)
     check_schedule(recipe, len(inputs.train))
-    for message in length_messages(inputs.recipe, recipe, facts):
+    share = record.sampling.pseudo.share if record.sampling.pseudo else 0.0
+    for message in length_messages(inputs.recipe, recipe, facts, share):
         on_message(message)
     warn_of_scores(recipe, inputs.val, record, on_message)
     training = begin_run(inputs, recipe, facts, record, out, memory_gb)
@@ -229,13 +276,15 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
         if resume and (moved or (out / DATA).is_file()):
             with suppress(*(() if moved else (DataNotFound,))):  # it no longer needs them
                 train_data, val_data = open_data(recipe, request.objects)
-                check_same_data(run, train_data, val_data, on_message)
+                pseudo = _open_pseudo(recipe, train_data, val_data, request, out)
+                check_same_data(run, (train_data, val_data), pseudo, on_message)
         on_message(f"{out} is finished: {checkpoint['global_step']} steps, nothing left to do")
         return _with_places_of(run, recipe)
 
     # Data and model. Lightning loads the weights of a checkpoint; else the model is as it was begun
     check_machine(recipe)
     train_data, val_data = open_data(recipe, request.objects)
+    pseudo = _open_pseudo(recipe, train_data, val_data, request, out)
     if checkpoint:
         model = run.untrained_model()
         keep_supervised_heads(model, recipe)
@@ -250,7 +299,7 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
 
     # Rank 0 records that the run goes on, with the data that it was begun with
     if resume and not this_rank():
-        check_same_data(run, train_data, val_data, on_message)
+        check_same_data(run, (train_data, val_data), pseudo, on_message)
         for warning in emulation_warnings(recipe, _machine_facts(recipe)):
             on_message(warning)
         _note_resume(training, checkpoint, on_message)
@@ -266,14 +315,23 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
             training = replace(training, run=run)
             write_info(out, run.info)
             on_message(f"it goes on to step {recipe.train.steps}")
-    training = replace(training, sampling=open_sampling(out, recipe, train_data))
+    training = replace(training, sampling=open_sampling(out, recipe, train_data, pseudo))
     run = _run(training, reporter, request, resume_from=out / CHECKPOINT if checkpoint else None)
     return _with_places_of(run, recipe)
 
 
+def _open_pseudo(
+    recipe: Recipe, train: SegmentationData, val: SegmentationData, request: Request, out: Path
+) -> PseudoMasks | None:
+    """Return the images with pseudo-masks of a run that goes on, None if it has none."""
+    images = open_unlabelled(recipe, train, val, request.objects)
+    return open_pseudo_masks(images, len(train), out) if images else None
+
+
 def _with_places_of(run: Run, recipe: Recipe) -> Run:
     """Return the run with the data's place and the device of `recipe`; its file is unchanged."""
-    data = run.recipe.data.model_copy(update={"name": recipe.data.name, "root": recipe.data.root})
+    places = recipe.data.model_dump(include={"name", "root", "unlabelled"})
+    data = run.recipe.data.model_copy(update=places)
     train = run.recipe.train.model_copy(update={"device": recipe.train.device})
     moved = run.recipe.model_copy(update={"data": data, "train": train})
     return replace(run, info=run.info.model_copy(update={"recipe": moved}))

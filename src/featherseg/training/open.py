@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,22 @@ import torch
 
 from featherseg import models
 from featherseg._version import __version__
-from featherseg.core.errors import ConfigError, FeathersegError
+from featherseg.core.errors import ConfigError, DataError, FeathersegError
 from featherseg.core.files import write_json, write_text
 from featherseg.core.machine import environment
-from featherseg.core.types import ClassInfo, OnMessage, SegmentationData
+from featherseg.core.storage import is_remote
+from featherseg.core.types import ClassInfo, OnMessage, Reporter, SegmentationData
 from featherseg.core.wording import WarningText, counted
 from featherseg.data import open_dataset, score_split
 from featherseg.data.cache.fingerprint import (
     TEST,
     Fingerprint,
+    copies_of,
+    files_of,
     named_pairs,
 )
+from featherseg.data.cache.mirror import local_folder
+from featherseg.data.datasets.unlabelled import UnlabelledImages
 from featherseg.data.images.image_range import measure_range
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.normalise import FULL_RANGE
@@ -40,6 +46,7 @@ from featherseg.training.initialisation import starting_weights, terms_of
 from featherseg.training.loss import keep_supervised_heads
 from featherseg.training.objects import Objects
 from featherseg.training.resolve import Facts, count_steps, resolved_keys
+from featherseg.training.self_training import label_images
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ class Inputs:
     loaded: dict[str, Any]
     image_range: int | None
     objects: Objects
+    unlabelled: UnlabelledImages | None = None
 
 
 @dataclass(frozen=True)
@@ -67,11 +75,13 @@ class DataRecord:
 
     class_weights: One per class; None without weights.
     fingerprint: Of all images.
+    test: The test split, if it is complete; empty otherwise.
     """
 
     class_weights: list[float] | None
     sampling: Sampling
     fingerprint: Fingerprint
+    test: dict[str, SegmentationData]
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,39 @@ def open_data(recipe: Recipe, objects: Objects) -> tuple[SegmentationData, Segme
     )
     val = open_dataset(name, recipe.data.val_split, root, recipe.data.val_size, split_by=by)
     return train, val
+
+
+def open_unlabelled(
+    recipe: Recipe, train: SegmentationData, val: SegmentationData, objects: Objects
+) -> UnlabelledImages | None:
+    """Return the images without masks, None if the recipe names no folder.
+
+    Images that train, val or a complete test split has too are left out: a model that learned from
+    them could not be scored on them. Raises DataNotFound, DataError.
+    """
+    folder = recipe.data.unlabelled
+    if folder is None:
+        return None
+    unlabelled = UnlabelledImages(
+        local_folder(folder) if is_remote(folder) else Path(folder), train, train[0].image
+    )
+    unlabelled[0]  # raises now if its bits per channel differ
+    files, resolve = files_of(train), cache(Path.resolve)
+    masks = [path for pair in files.pairs for path in pair.mask_files] if files else []
+    mask_places = {(resolve(mask.parent), mask.name) for mask in masks}
+    if among_masks := [
+        pair.key
+        for pair in unlabelled.pairs
+        if pair.image and (resolve(pair.image.parent), pair.image.name) in mask_places
+    ]:
+        are = "image in it is a mask" if len(among_masks) == 1 else "images in it are masks"
+        raise DataError(
+            f"{folder}: {len(among_masks)} {are} of {train.name}, such as {among_masks[0]}. Name a "
+            "folder that contains only images."
+        )
+    splits = {"train": train, "val": val} | _open_test(recipe, objects)
+    unlabelled.leave_out({name: copies_of(unlabelled, data) for name, data in splits.items()})
+    return unlabelled
 
 
 def _open_test(recipe: Recipe, objects: Objects) -> dict[str, SegmentationData]:
@@ -164,26 +207,41 @@ def set_image_range(
     return image_range
 
 
-def record_data(inputs: Inputs, recipe: Recipe, out: Path, on_message: OnMessage) -> DataRecord:
+def record_data(
+    inputs: Inputs, recipe: Recipe, first: Run | None, out: Path, reporter: Reporter
+) -> DataRecord:
     """Read every image and mask that the recipe asks for, and write to `out` what is kept of them.
 
-    That takes minutes: class weights, points by class, fingerprints. Crop and batch size are
-    numbers in the recipe.
-    """
-    class_weights = resolve_class_weights(recipe, inputs.train, inputs.model, on_message)
-    write_class_points(out, recipe, inputs.train, on_message)
-    sampling = open_sampling(out, recipe, inputs.train)
+    That takes minutes: class weights, pseudo-masks, points by class, fingerprints. Crop and batch
+    size are numbers in the recipe.
 
+    Args:
+        first: The run that labels the images without masks.
+    """
+    on_message = reporter.message
+    class_weights = resolve_class_weights(recipe, inputs.train, inputs.model, on_message)
+    pseudo = None
+    if inputs.unlabelled and first:
+        pseudo = label_images(first, inputs.unlabelled, recipe, len(inputs.train), out, reporter)
+    write_class_points(out, recipe, inputs.train, on_message)
+    sampling = open_sampling(out, recipe, inputs.train, pseudo)
+
+    splits = {"train": inputs.train, "val": inputs.val}
+    if inputs.unlabelled:
+        splits["unlabelled"] = inputs.unlabelled
     test = _open_test(recipe, inputs.objects)
-    fingerprint = Fingerprint.of({"train": inputs.train, "val": inputs.val} | test)
+    fingerprint = Fingerprint.of(splits | test)
     fingerprint.save(out / DATA)
-    return DataRecord(class_weights, sampling, fingerprint)
+    return DataRecord(class_weights, sampling, fingerprint, test)
 
 
 def warn_of_scores(
     recipe: Recipe, val: SegmentationData, record: DataRecord, on_message: OnMessage
 ) -> None:
-    """Warn of validation images that are trained on."""
+    """Warn of images that will be scored and are trained on."""
+    for name, scored in {recipe.data.val_split: val, **record.test}.items():
+        for warning in record.fingerprint.score_warnings(scored, f"{scored.name} {name}"):
+            on_message(WarningText(warning))
     if seen := record.fingerprint.trained_on(val):
         are = "is" if len(seen) == 1 else "are"
         images = f"{counted(len(seen), 'image')} of {val.name} {recipe.data.val_split}"

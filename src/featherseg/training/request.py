@@ -11,6 +11,9 @@ from featherseg.recipe.reading import RecipeFile, parse_recipe, read_recipe, wit
 from featherseg.recipe.tables import LossTable, ModelTable, Recipe
 from featherseg.training.objects import NAMES_ALONE, Objects
 
+FIRST_SHARE = 1 / 3
+"""Share of `train.minutes` of the first of two trainings: the second has more images."""
+
 OBJECT_RECIPE = "frm-lite0"
 """The recipe of a model given as an object; its [model] table is replaced."""
 
@@ -19,6 +22,9 @@ OBJECT_RECIPE = "frm-lite0"
 class Request:
     """The arguments of `featherseg train`, and the objects that replace names of the recipe.
 
+    first: It is the first training of `self_training`: on the masks alone, in FIRST_SHARE
+        of the minutes.
+    labeller: The run that labels images without masks, in place of a first training.
     group: The folder of the sweep or fit that this training belongs to.
     began: When the command began, by `time.monotonic`; `train.minutes` count from here.
     ends: The training stops after the step that is running at this time (`time.monotonic`), or
@@ -31,6 +37,8 @@ class Request:
     init: str | None = None
     overrides: tuple[str, ...] = ()
     objects: Objects = NAMES_ALONE
+    first: bool = False
+    labeller: Path | None = None
     group: Path | None = None
     began: float = field(default_factory=command_began, compare=False)
     ends: float | Callable[[int], bool] | None = field(default=None, compare=False)
@@ -65,6 +73,13 @@ class Request:
             recipe = recipe.model_copy(update={"data": named, "paper": None})
         if self.objects.loss is not None:  # it replaces class weights and auxiliary losses too
             recipe = recipe.model_copy(update={"loss": LossTable()})
+        if self.first:
+            minutes = recipe.train.minutes and FIRST_SHARE * recipe.train.minutes
+            # the last weights: few images to choose by may choose poor ones
+            train = recipe.train.model_copy(update={"minutes": minutes, "keep": "last"})
+            masked = recipe.data.model_copy(update={"unlabelled": None})
+            update = {"data": masked, "train": train}
+            recipe = recipe.model_copy(update=update)
         return recipe
 
     @property

@@ -58,6 +58,7 @@ class DataFacts:
     """What a recipe needs to know of the data.
 
     images, val_images: Numbers of images to train and to validate on.
+    pseudo: Number of images with pseudo-masks.
     image_size: The typical (height, width) of a training image.
     shared: Whether images to validate on are among those to train on.
     """
@@ -66,6 +67,7 @@ class DataFacts:
     val_images: int
     image_size: Size
     shared: bool = False
+    pseudo: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class TrainingPlan:
     steps, validations: Their numbers.
     memory_gb: Memory that the process will hold at its peak; None if it cannot be estimated.
     minutes: Expected minutes of steps and validations; None if they cannot be estimated.
+    second: Whether a first training comes before it, which labels the images without masks.
     """
 
     recipe: Recipe
@@ -120,6 +123,7 @@ class TrainingPlan:
     validations: int
     memory_gb: float | None
     minutes: float | None
+    second: bool = False
 
     def lines(self) -> list[str]:
         """Return the table that the command line prints."""
@@ -137,17 +141,27 @@ class TrainingPlan:
             "memory": "unknown" if self.memory_gb is None else f"about {self.memory_gb} GB",
             "time": time,
         }
+        if self.second:
+            rows["time"] += ", after a first training on the masks alone, which takes about as long"
         return [f"{name:<11}{value}" for name, value in rows.items()]
 
 
 class TooFewMinutes(ConfigError):
-    """`train.minutes` are used up before the first step; `least`: minutes with one step."""
+    """`train.minutes` are used up before the first step; `least`: minutes with one step.
 
-    def __init__(self, minutes: float, beside_minutes: float, step_minutes: float) -> None:
-        self.least = beside_minutes + step_minutes
+    share: Of the first of two trainings, whose minutes these are.
+    """
+
+    def __init__(
+        self, minutes: float, beside_minutes: float, step_minutes: float, share: float = 1.0
+    ) -> None:
+        self.of_one = minutes, beside_minutes, step_minutes
+        self.least = (beside_minutes + step_minutes) / share
+        first = f" in the first training, which has {share:.0%} of them" if share < 1 else ""
         super().__init__(
-            f"train.minutes = {minutes:g}: start, validation and report alone take about "
-            f"{beside_minutes:.1f} minutes here. Give at least {math.ceil(self.least)}."
+            f"train.minutes = {minutes / share:g}: start, validation and report alone take "
+            f"about {beside_minutes:.1f} minutes here{first}. Give at least "
+            f"{math.ceil(self.least)}."
         )
 
 
@@ -187,7 +201,7 @@ def resolve_batch_size(recipe: Recipe, facts: Facts) -> Recipe:
     assert recipe.augment.crop is not None
     ranks = recipe.train.devices * recipe.train.nodes
     batch_size = choose_batch_size(
-        facts.memory, recipe.augment.crop, facts.data.images, ranks=ranks
+        facts.memory, recipe.augment.crop, facts.data.images + facts.data.pseudo, ranks=ranks
     )
     return updated(recipe, train={"batch_size": batch_size})
 
@@ -200,7 +214,7 @@ def resolve_length(recipe: Recipe, facts: Facts) -> Recipe:
     settings, data = recipe.train, facts.data
     assert isinstance(settings.batch_size, int)
     if settings.steps == "auto":
-        steps = usual_steps(data.images, settings.batch_size * settings.accumulate)
+        steps = usual_steps(data.images + data.pseudo, settings.batch_size * settings.accumulate)
         return updated(recipe, train={"steps": steps})
     if not settings.minutes or settings.steps is not None:
         return recipe
@@ -374,11 +388,16 @@ def emulation_warnings(recipe: Recipe, machine: MachineFacts) -> list[str]:
     ]
 
 
-def length_messages(requested: Recipe, recipe: Recipe, facts: Facts) -> list[str]:
-    """Return what to tell the user about the length."""
+def length_messages(
+    requested: Recipe, recipe: Recipe, facts: Facts, pseudo_share: float = 0.0
+) -> list[str]:
+    """Return what to tell the user about the length.
+
+    pseudo_share: Share of the samples that have pseudo-masks.
+    """
     train, data = recipe.train, facts.data
     step_seconds = facts.speed.step_seconds if facts.speed else None
-    messages = [describe_length(recipe, data.images, data.val_images, step_seconds)]
+    messages = [describe_length(recipe, data.images, data.val_images, step_seconds, pseudo_share)]
     if train.warmup_steps >= count_steps(recipe, data.images)[0]:
         messages.append(
             f"train.warmup_steps = {train.warmup_steps}: the rate rises until the last step and "
@@ -397,6 +416,7 @@ def describe_length(
     images: int,
     val_images: int,
     step_seconds: float | None,
+    pseudo_share: float = 0.0,
 ) -> str:
     """Return the length of a training in words.
 
@@ -408,12 +428,14 @@ def describe_length(
     steps, every = count_steps(recipe, images)
     step_images = recipe.train.batch_size * recipe.train.accumulate
     growing = ", at first at half their size" if recipe.augment.progressive else ""
-    views = steps * step_images / images
+    views = steps * step_images * (1 - pseudo_share) / images
     text = (
         f"{counted(steps, 'step')} of {counted(step_images, 'image')}, crops of "
         f"{size_text(recipe.augment.crop)}{growing}: each of {counted(images, 'image')} "
         f"{views:.3g} times"
     )
+    if pseudo_share:
+        text += f" ({pseudo_share:.0%} of the samples have pseudo-masks)"
     if step_seconds is None:
         return text
     validations = counted(-(-steps // every), "validation")

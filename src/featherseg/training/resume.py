@@ -13,6 +13,7 @@ from featherseg.core.types import OnMessage, SegmentationData
 from featherseg.core.wording import flattened
 from featherseg.data import DATASETS
 from featherseg.data.cache.fingerprint import Fingerprint, class_differences, read_fingerprint
+from featherseg.data.datasets.unlabelled import PseudoMasks
 from featherseg.data.images.pairs import NamedData
 from featherseg.recipe.reading import override_recipe, with_absolute_paths
 from featherseg.recipe.tables import MACHINE_KEYS, ModelTable, Recipe, TrainTable
@@ -80,6 +81,7 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
         update={
             "name": requested.data.name,
             "root": requested.data.root or begun.data.root,
+            "unlabelled": requested.data.unlabelled,
             "workers": requested.data.workers,
         }
     )
@@ -156,14 +158,20 @@ def _longer(run: Run, begun: TrainTable, requested: TrainTable) -> dict[str, int
 
 
 def check_same_data(
-    run: Run, train: SegmentationData, val: SegmentationData, on_message: OnMessage
+    run: Run,
+    data: tuple[SegmentationData, SegmentationData],
+    pseudo: PseudoMasks | None,
+    on_message: OnMessage,
 ) -> None:
-    """Compare the training and validation images with those of the run's start.
+    """Compare the data (train, val) and the images without masks with those of the run's start.
 
     Old runs kept no fingerprint: only their classes are compared, and a fingerprint is written now.
     Raises DataError naming everything that differs.
     """
-    splits = {"train": train, "val": val}
+    train, val = data
+    splits: dict[str, SegmentationData] = {"train": train, "val": val}
+    if pseudo:
+        splits["unlabelled"] = pseudo.images
     fingerprint = read_fingerprint(run.path / DATA)
     if fingerprint is None:
         different = class_differences(
@@ -203,6 +211,11 @@ def _own_recipe(run: Run) -> Recipe:
 
 def _places(begun: Recipe, requested: Recipe) -> set[str]:
     """Return the keys that say where the data lie: a dataset on disk may have been moved."""
+    unlabelled = all(recipe.data.unlabelled for recipe in (begun, requested))
+    return _places_of_masks(begun, requested) | ({"data.unlabelled"} if unlabelled else set())
+
+
+def _places_of_masks(begun: Recipe, requested: Recipe) -> set[str]:
     if all(os.path.isabs(recipe.data.name) for recipe in (begun, requested)):
         return {"data.name", "data.root"}
     return {"data.root"} if issubclass(DATASETS.get(begun.data.name, object), NamedData) else set()

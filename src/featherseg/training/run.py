@@ -93,6 +93,9 @@ def run_training(
     ]
 
     # All steps
+    again = f"featherseg train --resume --out {run.path}"
+    if request.first:
+        again = f"the same command with --resume --out {run.path.parent}"
     before = peak_held(recipe)
     is_done = False
     try:
@@ -103,7 +106,7 @@ def run_training(
             write_beginning(run.path, training.train, batches(0, 0, 1), model.image_range)
             for tracker in trackers:
                 tracker.log_batch(run.path / BATCH)
-        _run_trainer(module, recorder, recipe, run.path, trackers, resume_from=resume_from)
+        _run_trainer(module, recorder, recipe, again, trackers, resume_from=resume_from)
         if trackers and is_first:
             write_card(run)  # the trackers upload it
         is_done = True
@@ -118,12 +121,12 @@ def _run_trainer(
     module: SegmentationModule,
     recorder: Recorder,
     recipe: Recipe,
-    out: Path,
+    again: str,
     trackers: list[Tracker],
     *,
     resume_from: Path | None,
 ) -> None:
-    """Run Lightning's Trainer.
+    """Run Lightning's Trainer; `again` is the command that continues a stopped training.
 
     Raises KeyboardInterrupt after a signal, DataError for an image that cannot be read,
     TrainingError if another process of a distributed training ended.
@@ -152,7 +155,7 @@ def _run_trainer(
             callbacks=[recorder],
             plugins=[AtomicCheckpoints(), *_slurm()],
             # A file: Lightning would load SLURM's checkpoints from a folder
-            default_root_dir=out / RESOLVED,
+            default_root_dir=recorder.run.path / RESOLVED,
             logger=trackers or False,
             use_distributed_sampler=False,
             limit_val_batches=0,
@@ -166,7 +169,7 @@ def _run_trainer(
             is_over = True
         except SystemExit:  # Lightning's answer to Ctrl-C, and the recorder's to a signal
             if not this_rank():
-                recorder.reporter.message(_stopped(recorder, trainer.global_step, out))
+                recorder.reporter.message(_stopped(recorder, trainer.global_step, again))
             raise KeyboardInterrupt from None
         except DataError as error:  # torch puts the traceback of a loader's worker before the text
             raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
@@ -179,20 +182,24 @@ def _run_trainer(
                 f"another of the {processes} processes of this training has ended, or did not "
                 f"answer for {settings.rank_seconds:g} s (train.rank_seconds): "
                 f"{str(error).splitlines()[0][:200]}. Continue with: "
-                f"featherseg train --resume --out {out}"
+                f"{again}"
             ) from error
         finally:
             # The processes that Lightning started on this machine end with this one
             launcher = trainer.strategy.launcher
             if not is_over and launcher is not None and hasattr(launcher, "kill"):
                 launcher.kill(getattr(signal, "SIGKILL", signal.SIGTERM))
+            # Else what this process computes alone would wait for the others
+            if distributed and torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
 
 
-def _stopped(recorder: Recorder, step: int, out: Path) -> str:
+def _stopped(recorder: Recorder, step: int, again: str) -> str:
     """Return the message of a training that was stopped at `step`."""
-    kept = f"step {recorder.saved_step}" if (out / CHECKPOINT).is_file() else "the start"
+    saved = (recorder.run.path / CHECKPOINT).is_file()
+    kept = f"step {recorder.saved_step}" if saved else "the start"
     lost = "" if recorder.saved_step == step else f"; it goes on from {kept}"
-    return f"stopped at step {step}{lost}. Continue with: featherseg train --resume --out {out}"
+    return f"stopped at step {step}{lost}. Continue with: {again}"
 
 
 def _slurm() -> list[SLURMEnvironment]:

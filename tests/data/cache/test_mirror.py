@@ -15,6 +15,8 @@ from featherseg.core.storage import is_remote
 from featherseg.data import LabelledImages, open_dataset, score_split
 from featherseg.data.cache import mirror
 from featherseg.recipe.reading import parse_recipe, read_recipe, with_absolute_paths
+from featherseg.training.objects import NAMES_ALONE
+from featherseg.training.open import open_unlabelled
 
 LATE = TOML.replace('val = "val"', 'test = "late.txt"').encode()
 
@@ -169,3 +171,11 @@ def test_predictions_in_a_bucket_are_scored(lawn):
     }
     scores = featherseg.evaluate(data="s3://yard/lawn", split="train", predictions="s3://b/masks")
     assert scores.miou == 1.0
+
+
+def test_images_without_masks_may_lie_in_a_bucket(lawn):
+    lawn.objects |= {"b/more/x.png": gray(7), "b/more/y.png": gray(8)}
+    recipe = parse_recipe(read_recipe("frm-lite0"), ['data.unlabelled="s3://b/more"'])
+    lawn = open_dataset("s3://yard/lawn", "train")
+    found = open_unlabelled(recipe, lawn, lawn, NAMES_ALONE)
+    assert found.keys == ["x.png", "y.png"]

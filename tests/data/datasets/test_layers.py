@@ -18,6 +18,9 @@ from featherseg.data.checks.check import check_data
 from featherseg.data.checks.fixes import write_mended
 from featherseg.data.datasets.dataset_toml import read_dataset_toml, toml_text
 from featherseg.data.datasets.folder import FolderData
+from featherseg.recipe.reading import parse_recipe, read_recipe
+from featherseg.training.objects import NAMES_ALONE
+from featherseg.training.open import open_unlabelled
 
 HEAD = """
 name = "road"
@@ -306,3 +309,10 @@ def test_any_folder_in_a_bucket_is_copied(monkeypatch, tmp_path):
         open_dataset("s3://yard/dataset.toml", "train")[0].label.tolist()
         == (LANES > 0).astype(int).tolist()
     )
+
+
+def test_masks_of_upper_layers_are_no_images_without_masks(road):
+    recipe = parse_recipe(read_recipe("frm-lite0-light"), [f"data.unlabelled={road / 'Dataset/a'}"])
+    train = open_files(str(road), "train")
+    with pytest.raises(DataError, match="images in it are masks of road"):
+        open_unlabelled(recipe, train, train, NAMES_ALONE)

@@ -38,6 +38,9 @@ from featherseg.data.discovery.mask_folders import read_folders
 from featherseg.data.discovery.mask_values import MaskValues, read_values
 from featherseg.data.discovery.proposal import propose
 from featherseg.data.images.decoding import read_mask
+from featherseg.recipe.reading import parse_recipe, read_recipe
+from featherseg.training.objects import NAMES_ALONE
+from featherseg.training.open import open_unlabelled
 
 pytestmark = pytest.mark.usefixtures("quick_training")
 
@@ -980,7 +983,12 @@ def test_a_folder_that_is_labelled_in_part_trains_on_the_part(tmp_path: Path):
         "train": 8,
         "val": 2,
     }
-    assert [note for note in report["look_at"] if note.startswith("2 of 12 images have no mask")]
+    (note,) = (text for text in report["look_at"] if text.startswith("2 of 12 images have no mask"))
+    assert note.endswith(f"train MODEL --data {tmp_path} --unlabelled {tmp_path / 'images'}")
+    recipe = parse_recipe(read_recipe("frm-lite0"), [f"data.unlabelled={tmp_path / 'images'}"])
+    train, val = (open_dataset(str(tmp_path), split) for split in ("train", "val"))
+    images = open_unlabelled(recipe, train, val, NAMES_ALONE)
+    assert images.keys == ["photo-k.jpg", "photo-l.jpg"]
     assert len((tmp_path / "train.txt").read_text().splitlines()) == 10
     for number in (10, 11):  # the same command takes the further ones, whatever it listed before
         save(tmp_path / f"masks/photo-{chr(97 + number)}.png", scenes()[number][1])

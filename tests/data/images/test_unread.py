@@ -11,13 +11,16 @@ from PIL import Image
 
 from featherseg.converters import convert
 from featherseg.core.errors import DataError, DataNotFound
+from featherseg.core.types import ClassInfo, DataFacts
 from featherseg.data import open_dataset
 from featherseg.data.checks.check import check_data
+from featherseg.data.datasets.unlabelled import UnlabelledImages
 from featherseg.data.images.decoding import read_image
 from featherseg.data.images.listing import find_images
 from featherseg.data.images.unread import unread_endings, unread_note, warn_once
 from featherseg.inference.cluster import list_images
 
+LIKE = np.zeros((1, 1, 3), np.uint8)
 SKIPPED = "2 files are skipped, because .heic is not read: convert them to JPEG, PNG or TIFF"
 
 
@@ -81,6 +84,12 @@ def test_a_folder_in_which_nothing_is_read_names_them_in_the_error(folder, tmp_p
         DataNotFound, match=r"has no images\. 2 files are skipped, because \.heic is not read"
     ):
         find_images([folder / "images"], tmp_path / "out")
+    with pytest.raises(
+        DataNotFound, match=r"has no images\. 2 files are skipped, because \.heic is not read"
+    ):
+        UnlabelledImages(
+            folder / "images", DataFacts("a", (ClassInfo("b", (0, 0, 0)),), "MIT"), LIKE
+        )
     with pytest.raises(DataNotFound, match=r"2 files are skipped, because \.heic is not read"):
         check_data(str(folder))
 
@@ -103,6 +112,14 @@ def test_check_notes_them_and_whoever_opens_the_dataset_is_warned(folder, caplog
         open_dataset(str(folder), split)
     assert len(messages(caplog)) == 1
     assert messages(caplog)[0].endswith(SKIPPED)
+
+
+def test_images_without_masks_warn(folder, caplog):
+    data = UnlabelledImages(
+        folder / "images", DataFacts("a", (ClassInfo("b", (0, 0, 0)),), "MIT"), LIKE
+    )
+    assert len(data) == 4
+    assert messages(caplog) == [f"{folder / 'images'}: {SKIPPED}"]
 
 
 def test_convert_of_masks_names_the_ending(folder, tmp_path):

@@ -201,6 +201,37 @@ def test_as_many_are_mixed_as_the_probability_says_and_the_others_are_as_without
     assert 0.65 < np.mean(same) < 0.85  # some boxes are empty, or of the same image
 
 
+class PseudoMasks(Tiny):
+    """Images of 100 with masks of class 9."""
+
+    share = 0.5
+
+    def __getitem__(self, index):
+        return Sample("x", np.full((8, 8, 3), 100, np.uint8), np.full((8, 8), 9, np.uint8))
+
+
+def test_where_some_have_pseudo_masks_all_change_more_and_get_boxes_of_images_with_masks():
+    def drawn(**settings):
+        augment = Augment(crop=(8, 8), **settings)
+        samples = TrainingSamples(Tiny(), augment, seed=1, pseudo=PseudoMasks())
+        pairs = [samples[epoch, index] for epoch in range(60) for index in range(7)]
+        return [(image.numpy(), label.numpy()) for image, label in pairs]
+
+    pseudo = [pair for pair in drawn(brightness=0.2) if (pair[1] == 9).any()]
+    assert 180 < len(pseudo) < 240  # half of 420
+    own = np.array([image[:, label == 9].mean() for image, label in pseudo])
+    assert own.min() < 65  # of 100: by up to twice as much as the recipe says
+    assert own.max() > 135
+    assert own.min() >= 60
+    assert own.max() <= 140
+    boxes = [label for _, label in pseudo if (label == 0).any()]
+    assert 0.3 < len(boxes) / len(pseudo) < 0.6
+    for image, label in drawn():  # a recipe that keeps the colours keeps them here
+        assert (image[:, label == 9] == 100).all()
+    others = [image for image, label in drawn(brightness=0.2) if not (label == 9).any()]
+    assert 75 < max(image.max() for image in others) <= 84  # of 60
+
+
 class Rare(Tiny):
     """Classes 0 to 2 are frequent, 3 is in images 2 and 5, 4 is one pixel of 2; two are ignored."""
 

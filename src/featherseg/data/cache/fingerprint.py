@@ -82,8 +82,9 @@ class Fingerprint(Config):
         """
         # Sorted by content, because names and order do not matter
         rows = [
-            ["train", image[1] if image else key, mask and mask[1], annotation]
-            for key, image, mask, annotation in self.splits.get("train", ())
+            [split, image[1] if image else key, mask and mask[1], annotation]
+            for split in ("train", "unlabelled")
+            for key, image, mask, annotation in self.splits.get(split, ())
         ]
         content = json.dumps([sorted(map(repr, rows)), sorted(self.values.items())])
         return f"{counted(len(rows), 'image')} ({hashlib.sha256(content.encode()).hexdigest()[:6]})"
@@ -166,6 +167,20 @@ class Fingerprint(Config):
             for key, content in zip(files.keys, digests, strict=True)
             if content in trained
         }
+
+    def score_warnings(self, data: SegmentationData, name: str) -> list[str]:
+        """Return why a score on `data`, called `name`, says less though it was not trained on.
+
+        Raises DataError for a file that cannot be read.
+        """
+        seen = self.trained_on(data, "unlabelled")
+        if not seen:
+            return []
+        are = "is" if len(seen) == 1 else "are"
+        return [
+            f"{counted(len(seen), 'image')} of {name} {are} trained on too, with pseudo-masks, so "
+            f"that a score on this split says less: {named_pairs(seen)}"
+        ]
 
 
 def copies_of(data: SegmentationData, train: SegmentationData) -> dict[str, str]:

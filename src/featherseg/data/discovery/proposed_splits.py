@@ -1,13 +1,14 @@
 """Divide the images of a proposed dataset.toml into splits: by folders or lists, else by shares."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from featherseg.core.errors import DataError
 from featherseg.core.types import IGNORE, Progress
 from featherseg.core.wording import counted, first_few
-from featherseg.data.datasets.dataset_toml import DatasetToml
+from featherseg.data.datasets.dataset_toml import ANY, DatasetToml
 from featherseg.data.discovery.file_facts import FileFacts, ImageFacts, MaskFacts
 from featherseg.data.discovery.split_choice import PoolImage, choose_split
 from featherseg.data.discovery.split_lists import SPLITS, SplitList, find_lists, split_of
@@ -72,7 +73,7 @@ def with_splits(
     if labelled_in_part:
         notes.append(
             f"{unlabelled} of {counted(len(every_key), 'image')} {NO_MASK}: lists name the others. "
-            "When more have a mask, run the same command again"
+            f"When more have a mask, run the same command again{_unlabelled_hint(config, folder)}"
         )
     else:
         keys = every_key
@@ -127,6 +128,18 @@ def with_splits(
             splits.places |= {"train": 1 - share, "val": share}
     places = {split: splits.places[split] for split in SPLITS if split in splits.places}
     return config.model_copy(update={"splits": places}), splits.lists, notes
+
+
+def _unlabelled_hint(config: DatasetToml, folder: Path) -> str:
+    """Return the command that learns from images without masks too, if a folder holds images alone.
+
+    It is the end of a note.
+    """
+    if not config.images or ANY in config.images or config.images == config.masks:
+        return ""
+    data, images = (shlex.quote(str(path)) for path in (folder, folder / config.images))
+    command = f"featherseg train MODEL --data {data} --unlabelled {images}"
+    return f". To learn from the others too: {command}"
 
 
 def _add_lists(

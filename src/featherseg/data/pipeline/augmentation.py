@@ -93,6 +93,10 @@ its key is 0: recipes without it keep their bits.
 """
 
 
+STRONGER_BLUR, STRONGER_CUTMIX = 0.3, 0.5
+"""Least `blur` and `cutmix` where some samples have pseudo-masks."""
+
+
 class Augment(AugmentTable):
     """The [augment] table of a recipe whose crop is known, as a function of a sample.
 
@@ -124,6 +128,22 @@ class Augment(AugmentTable):
         height, width = (max(1, round(side * part)) for side in self.crop)
         scale = (self.scale[0] * part, self.scale[1] * part)
         return self.model_copy(update={"crop": (height, width), "scale": scale})
+
+    def stronger(self) -> "Augment":
+        """Return the augmentation of a training with pseudo-masks: stronger colours, blur, CutMix.
+
+        Strong changes keep a model from repeating the faults of its own masks (ST++, Yang et al.,
+        CVPR 2022; the values are ours). A recipe that keeps the colours keeps them here.
+        """
+        return self.model_copy(
+            update={
+                "brightness": min(1.0, 2 * self.brightness),
+                "contrast": min(1.0, 2 * self.contrast),
+                "saturation": min(1.0, 2 * self.saturation),
+                "blur": max(STRONGER_BLUR, self.blur),
+                "cutmix": max(STRONGER_CUTMIX, self.cutmix),
+            }
+        )
 
     @property
     def recolors(self) -> bool:

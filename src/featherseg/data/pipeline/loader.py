@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from featherseg.core.errors import DataError
 from featherseg.core.types import Sample, SegmentationData
+from featherseg.data.datasets.unlabelled import PseudoMasks
 from featherseg.data.panoptic.targets import PanopticTargets
 from featherseg.data.pipeline.augmentation import Augment
 from featherseg.data.pipeline.rare import RareClasses
@@ -51,6 +52,8 @@ class TrainingSamples(Dataset[Any]):
         before: changes a sample before it is augmented.
         rare: classes whose pixels are pasted into the share augment.copy_paste of the samples;
             not with `targets`.
+        pseudo: images with pseudo-masks, for a share of the samples; with them all samples are
+            augmented more strongly (`Augment.stronger`).
     """
 
     def __init__(
@@ -62,10 +65,12 @@ class TrainingSamples(Dataset[Any]):
         targets: Callable[[np.ndarray, np.ndarray], PanopticTargets[np.ndarray]] | None = None,
         before: Callable[[Sample, np.random.Generator], Sample] | None = None,
         rare: RareClasses | None = None,
+        pseudo: PseudoMasks | None = None,
     ) -> None:
-        self.data, self.augment, self.seed = data, augment, seed
+        self.data, self.seed = data, seed
+        self.augment = augment.stronger() if pseudo else augment
         self.class_uniform, self.targets, self.before = class_uniform, targets, before
-        self.rare = rare
+        self.rare, self.pseudo = rare, pseudo
         self._depth: np.dtype[Any] | None = None  # of the first image in this process
 
     def __getitem__(self, place: tuple[int, int] | tuple[int, int, float]) -> tuple[Any, ...]:
@@ -73,7 +78,9 @@ class TrainingSamples(Dataset[Any]):
         epoch, index, *part = place
         augment = self.augment.at(*part) if part else self.augment
         rng, point = np.random.default_rng([self.seed, epoch, index]), None
-        if self.class_uniform and rng.random() < self.class_uniform.share:
+        if self.pseudo and rng.random() < self.pseudo.share:
+            index = len(self.data) + int(rng.integers(len(self.pseudo)))
+        elif self.class_uniform and rng.random() < self.class_uniform.share:
             index, point = self.class_uniform.points.draw(rng)
         sample = self._sample(index, rng)
 
@@ -102,7 +109,9 @@ class TrainingSamples(Dataset[Any]):
         return augment(replace(sample, instances=None), rng, point)
 
     def _sample(self, index: int, rng: np.random.Generator) -> Sample:
-        sample = self.data[index]
+        """Return a sample; those with pseudo-masks come after the others."""
+        place = index - len(self.data)
+        sample = self.pseudo[place] if self.pseudo and place >= 0 else self.data[index]
         self._depth = self._depth or sample.image.dtype
         if sample.image.dtype != self._depth:
             own, others = (8 * kind.itemsize for kind in (sample.image.dtype, self._depth))
