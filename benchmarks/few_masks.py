@@ -178,21 +178,28 @@ def print_table(table: Path, labels: Sequence[str], title: str) -> None:
 def curve(table: Path, ways: Sequence[str], length: float) -> str:
     """Return an SVG file of the mIoU on test by the number of masks: a line a dataset and way.
 
-    A point is the mean of its seeds.
+    A point is the mean over the seeds that all ways have with these masks, of those with any.
     """
-    scores: dict[tuple[str, str], dict[int, list[float]]] = {}
+    scores: dict[tuple[str, int], dict[str, dict[int, float]]] = {}
     for row in read_lines(table):
         way = row["settings"]["way"]
         if row["minutes"] == length and way in ways and not row["dataset"].endswith("-val"):
             name, masks, _ = row["dataset"].rsplit("-", 2)
-            scores.setdefault((name, way), {}).setdefault(int(masks), []).append(row["score"])
+            by_way = scores.setdefault((name, int(masks)), {})
+            by_way.setdefault(way, {})[row["seed"]] = row["score"]
+    points: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for (name, masks), by_way in sorted(scores.items()):
+        seeds = set.intersection(*map(set, by_way.values()))
+        for way, own in by_way.items() if seeds else ():
+            mean = 100 * float(np.mean([own[seed] for seed in seeds]))
+            points.setdefault((name, way), []).append((masks, mean))
     lines = [
         Line(
-            [(masks, 100 * float(np.mean(own[masks]))) for masks in sorted(own)],
+            own,
             "line miou" if way == ways[0] else "line loss",
             name if way == ways[0] else f"{name}, {way}",
         )
-        for (name, way), own in sorted(scores.items())
+        for (name, way), own in sorted(points.items())
     ]
     title = f"mIoU on test by the number of masks, {length:g} minutes of one core"
     width, height = size = 720, 360

@@ -1312,16 +1312,21 @@ def test_a_way_is_judged_by_its_gain_over_images_and_seeds(load, tmp_path, capsy
 
 def test_the_curve_has_the_mean_of_the_seeds_by_masks(load, tmp_path):
     few_masks, plain, table = load("few_masks"), load("against_plain"), tmp_path / "rows.jsonl"
-    for label, length, score in (
-        ("toy-100-0", 30.0, 0.75),
-        ("toy-20-0", 30.0, 0.5),
-        ("toy-20-1", 30.0, 0.6),
-        ("toy-20-2-val", 30.0, 0.9),  # chosen by, not judged
-        ("toy-20-2", 15.0, 0.9),
+    for label, way, length, score in (
+        ("toy-100-0", "default", 30.0, 0.75),
+        ("toy-20-0", "default", 30.0, 0.5),
+        ("toy-20-1", "default", 30.0, 0.6),
+        ("toy-20-1", "CutMix", 30.0, 0.7),
+        ("toy-20-2-val", "default", 30.0, 0.9),  # chosen by, not judged
+        ("toy-20-2", "default", 15.0, 0.9),
     ):
         seed = int(label.split("-")[2])
-        task = few_masks.task_of("default", plain.Source(label, "shapes"), length, seed)
+        task = few_masks.task_of(way, plain.Source(label, "shapes"), length, seed)
         plain.append_line(table, asdict(task) | {"score": score})
-    drawn = few_masks.curve(table, ["default"], 30.0)
-    titles = [node.text for node in ElementTree.fromstring(drawn).iter() if "title" in node.tag]
-    assert titles[1:] == ["toy: 55.0, 75.0"]
+
+    def lines(*ways):
+        drawn = ElementTree.fromstring(few_masks.curve(table, ways, 30.0))
+        return [node.text for node in drawn.iter() if "title" in node.tag][1:]
+
+    assert lines("default") == ["toy: 55.0, 75.0"]
+    assert lines("default", "CutMix") == ["toy, CutMix: 70.0", "toy: 60.0, 75.0"]  # seed 1 of both
